@@ -1,0 +1,8 @@
+"""`make bench`: every comparison, one after another."""
+
+from benchmarks import attacks, quantizer, training
+
+if __name__ == "__main__":
+    quantizer.main()
+    training.main()
+    attacks.main()

@@ -1,0 +1,72 @@
+"""A training step of the ensemble against three full-precision steps, and what eta and lambda add."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from benchmarks.timing import medians, show
+from squint import Ensemble, ObjectiveConfig, calibrate, models, quantize
+from squint.training import EnsembleObjective
+
+BATCH = 128
+
+
+def _step(ens: Ensemble, config: ObjectiveConfig, draws: int) -> Callable[[], None]:
+    objective = EnsembleObjective(config, draws, 1)
+    optimizer = torch.optim.SGD(ens.parameters(), lr=1e-4, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(BATCH, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (BATCH,), generator=generator)
+
+    def step() -> None:
+        terms = objective(ens, x, y, 1)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        optimizer.step()
+
+    return step
+
+
+def _stochastic() -> Ensemble:
+    nets: list[nn.Module] = [
+        quantize(models.resnet8(), bits, 4, 2, activation_width=0.0) for bits in (2, 3, 4)
+    ]
+    for net in nets:
+        calibrate(net, torch.rand(64, 3, 32, 32))
+    return Ensemble(nets).train()
+
+
+def main() -> None:
+    """Print the table."""
+    plain = Ensemble([models.resnet8()], draws=1).train()
+    information = ObjectiveConfig(conditional_redundancy=0.5, information_warmup=0.0)
+    tasks = {
+        "plain": _step(plain, ObjectiveConfig(), 1),
+        "information": _step(_stochastic(), information, 1),
+        "agreement": _step(_stochastic(), replace(information, agreement=10.0, agreement_warmup=0.0), 2),
+        "smoothness": _step(_stochastic(), replace(information, smoothness=0.1, smoothness_warmup=0.0), 1),
+    }
+    ms = medians(tasks, repeats=7)
+    three = 3 * ms["plain"]
+    show(
+        f"training step, ResNet-8 x 3 members, batch {BATCH}, {torch.get_num_threads()} threads",
+        "first row within 1.5",
+        [
+            ("stochastic, information on, one draw", ms["information"], "3 x full precision", three),
+            ("+ agreement (eta), two draws", ms["agreement"], "3 x full precision", three),
+            (
+                "+ smoothness (lambda), finite difference, one draw",
+                ms["smoothness"],
+                "3 x full precision",
+                three,
+            ),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""squint: stochastic quantization and information-theoretic ensembles that hold under attack."""
+
+from squint import attacks, data, information, models
+from squint._checks import InputError, InputTypeError
+from squint._random import noise, seed
+from squint.ensemble import Ensemble
+from squint.evaluation import RobustnessReport, evaluate
+from squint.export import load, save
+from squint.quantize import (
+    StochasticQuantizer,
+    attacker_view,
+    calibrate,
+    quantize,
+    set_gradient,
+    set_rounding,
+)
+from squint.training import ObjectiveConfig, TrainConfig, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ensemble",
+    "InputError",
+    "InputTypeError",
+    "ObjectiveConfig",
+    "RobustnessReport",
+    "StochasticQuantizer",
+    "TrainConfig",
+    "attacker_view",
+    "attacks",
+    "calibrate",
+    "data",
+    "evaluate",
+    "fit",
+    "information",
+    "load",
+    "models",
+    "noise",
+    "quantize",
+    "save",
+    "seed",
+    "set_gradient",
+    "set_rounding",
+]

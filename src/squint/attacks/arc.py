@@ -1,0 +1,137 @@
+"""ARC, the attack on randomised ensembles of Dbouk and Shanbhag 2022, adapted to pooled probabilities, L∞."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from squint import _random
+from squint._checks import HasMemberLogits, check_number, need_members
+from squint.attacks.geometry import Ball, per_example
+from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.incumbent import Bank, Incumbent, best_of
+from squint.attacks.objectives import objective
+
+GROUPS = 4
+"""Units into which the draws of a single member are split."""
+
+
+def arc(
+    model: HasMemberLogits,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 20,
+    restarts: int = 5,
+    eot: int = 8,
+    bank_draws: int = 32,
+    renew_every: int = 5,
+    max_classes: int = 4,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return the points to which a greedy walk over the units' nearest decision boundaries leads, L∞.
+
+    A unit is a member with its logits averaged over `eot` draws, or, of a single member, one of four groups
+    of draws. Unit after unit, the most confident first, the direction d is turned just far enough that the
+    unit's linearised boundary is crossed while those before it stay crossed; a turn is kept only if it does
+    not help the label in the pooled margin on a common bank of noise. With ζ the distance left at x + δ + d
+    and h the unit's direction, the turn follows from requiring ⟨h, η(d + βg)/‖d + βg‖∞⟩ ≥ ζ + ⟨h, d⟩ with
+    η = eps: β = η·ζ / (η − ζ − ⟨h, d⟩), plus ρ = 0.05·eps.
+
+    Args:
+        model: a model with `member_logits`.
+        x: images (batch, ...) in [0, 1].
+        y: labels (batch,).
+        eps: L∞ radius in [0, 1].
+        steps: walks over all units per restart.
+        restarts: the first begins at `start`, or at x; the others at random points.
+        eot: draws over which each unit is averaged.
+        bank_draws: draws on which points are compared.
+        renew_every: walks between two banks.
+        max_classes: wrong classes, the highest first, whose boundaries are looked at.
+        generator: source of all randomness; None takes squint's own stream.
+        start: warm start (batch, ...), projected into the ball.
+        chunk: draws whose graph is held in memory at once.
+
+    Raises:
+        InputTypeError: for a model without members.
+        InputError: for a value out of range, or a model that returns NaN at the start.
+    """
+    ball = Ball(x, eps, "linf")
+    units = Units(need_members(model, "attacks.arc"), y, eot, chunk=chunk)
+    for name, value in (
+        ("steps", steps),
+        ("restarts", restarts),
+        ("bank_draws", bank_draws),
+        ("renew_every", renew_every),
+        ("max_classes", max_classes),
+    ):
+        check_number(name, value, 1, whole=True)
+    generator = generator or _random.default_generator()
+    pooled = objective("margin", y)
+    points = []
+    with evaluation_mode(model):
+        for restart in range(restarts):
+            bank = Bank(units, generator, bank_draws)
+            best = Incumbent(bank, pooled, ball.first_point(restart, start, False, generator))
+            for step in range(steps):
+                if step and step % renew_every == 0:
+                    bank.renew()
+                    best.rescore()
+                seed = _random.next_seed(generator)
+                best.point, best.score = _walk(units, ball, bank, best, max_classes, seed)
+            points.append(best.point)
+        return best_of(units, points, generator, bank_draws)
+
+
+def _walk(
+    units: Units, ball: Ball, bank: Bank, best: Incumbent, max_classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return where a walk over all units leads from the incumbent, and its score; gradients use `seed`."""
+    pooled, rows = objective("margin", units.y), torch.arange(len(ball.x), device=ball.x.device)
+    point, score = best.point, best.score
+    logits = unit_logits(units.logits(best.point, seed).double())
+    right = logits.softmax(-1)[:, rows, units.y.long()]
+    turn = torch.zeros_like(ball.x, dtype=torch.float64)
+    for unit in right.argsort(0, descending=True):
+
+        def gaps(z: Tensor, unit: Tensor = unit) -> Tensor:
+            own = unit_logits(z)[unit, rows]
+            correct = own.gather(1, units.y.long().unsqueeze(1))
+            others = own.scatter(1, units.y.long().unsqueeze(1), float("-inf"))
+            return (correct - others.topk(min(max_classes, own.shape[1] - 1)).values).T
+
+        here = ball.project(best.point + turn.to(ball.x))
+        gap, slopes = units.gradients(here, gaps, seed)
+        flat = slopes.flatten(2)
+        # A boundary without a gradient is infinitely far, whatever the gap.
+        length = flat.abs().sum(2)
+        zeta, nearest = torch.where(length > 0, gap / length, float("inf")).min(0)
+        w = flat[nearest, rows].nan_to_num(0.0)
+        h = -w / w.abs().sum(1, keepdim=True).clamp_min(1e-300)
+        flat_turn = turn.flatten(1)
+        reached = zeta + (h * flat_turn).sum(1)
+        first = flat_turn.abs().amax(1) == 0
+        far = first | (reached >= ball.eps)
+        beta = torch.where(
+            far, ball.eps, ball.eps * zeta / (ball.eps - reached).clamp_min(1e-12) + 0.05 * ball.eps
+        )
+        sought = flat_turn - beta.unsqueeze(1) * w.sign()
+        sought = ball.eps * sought / sought.abs().amax(1, keepdim=True).clamp_min(1e-300)
+        candidate = ball.project(best.point + sought.view_as(ball.x).to(ball.x))
+        rated = pooled(bank.logits(candidate))
+        taken = (zeta > 0) & zeta.isfinite() & (rated >= score)
+        turn = torch.where(per_example(taken, turn), sought.view_as(turn), turn)
+        point = torch.where(per_example(taken, candidate), candidate, point)
+        score = torch.where(taken, rated, score)
+    return point, score
+
+
+def unit_logits(z: Tensor) -> Tensor:
+    """Return logits (units, batch, classes): means of each member's draws, or of groups of one member's."""
+    if z.shape[1] > 1:
+        return z.mean(0)
+    return torch.stack([part.mean((0, 1)) for part in z.tensor_split(min(GROUPS, len(z)))])

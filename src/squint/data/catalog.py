@@ -1,0 +1,60 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from squint._checks import check_choice
+from squint.data.cifar import cifar10, cifar100
+from squint.data.dataset import Splits, hold_out
+from squint.data.digits import VALIDATION_IMAGES, digits
+from squint.data.download import default_folder
+from squint.data.fashion_mnist import fashion_mnist
+from squint.data.folder import load_folder
+
+VALIDATION_SHARE = 0.1
+FOLDER_PREFIX = "folder:"
+
+_LOADERS = {"fashion-mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}
+NAMES = ("digits", *_LOADERS)
+"""The sets that have a name."""
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    validation: float | None = None,
+    seed: int = 0,
+    download: bool = True,
+) -> Splits:
+    """Return a set's training, validation and test images.
+
+    The test images are the set's own and the same for every seed. Validation images are held out of the
+    training images, stratified by class; which ones depends on `seed` and the set alone.
+
+    Args:
+        name: `digits`, `fashion-mnist`, `cifar10`, `cifar100`, or `folder:PATH` for a folder of images per
+            class (`load_folder`, with its defaults; a relative path starts at `data_dir` where one is given).
+        data_dir: folder with the files in their official layout; downloads go there too. None: the
+            platform's cache folder. Not used by `digits`.
+        validation: number of images (int, 0 for none) or share of the training images (float). None: a
+            tenth, and 200 for `digits`.
+        seed: chooses the validation images.
+        download: whether files that are missing may be downloaded from the set's own home.
+
+    Raises:
+        InputError: an unknown name, or files that are missing or broken; the message names them.
+    """
+    if name.startswith(FOLDER_PREFIX):
+        path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+        share = VALIDATION_SHARE if validation is None else validation
+        return load_folder(Path(data_dir or ".") / path, validation=share, seed=seed)
+    check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH"))
+    if name == "digits":
+        return digits(validation=VALIDATION_IMAGES if validation is None else validation, seed=seed)
+    folder = default_folder() if data_dir is None else Path(data_dir).expanduser()
+    everything, test = _LOADERS[name](folder, download=download)
+    amount = VALIDATION_SHARE if validation is None else validation
+    train, held = hold_out(everything, amount, seed=seed, purpose="validation")
+    return Splits(train, held, test)

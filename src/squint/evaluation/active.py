@@ -1,0 +1,257 @@
+"""Active tests: can the attack break what is known to be breakable, and does spending more still help?"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from squint import data as D
+from squint._checks import InputError, check_number, parse_fraction
+from squint._random import derive_generator, derive_seed
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.ensemble import Ensemble
+from squint.evaluation.planted import plant
+from squint.evaluation.records import Finding
+from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
+from squint.evaluation.white_box import Attack, WhiteBox
+from squint.quantize import StochasticQuantizer
+
+PLANTED_SHARE = 0.95
+FEWEST_PLANTED = 10
+"""Planted points without which the share found says nothing."""
+LARGEST_GAIN = 0.01
+SURVIVORS = 200
+
+
+@dataclass(frozen=True)
+class ActiveTests:
+    """What the active tests of an attack on a model found; without `passed` no figure is trusted.
+
+    Attributes:
+        planted_found: planted adversarial points found.
+        planted_total: planted points of which the construction succeeded.
+        convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
+        control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
+        passed: at least 95 % of the planted points were found, the gate was passed, and so was the control
+            where there is one.
+        findings: what failed, or could not be run.
+    """
+
+    planted_found: int
+    planted_total: int
+    convergence_gain: float | None
+    control_accuracy: float | None
+    passed: bool
+    findings: tuple[Finding, ...]
+
+
+def active_tests(
+    model: AnyModel,
+    data: D.Data,
+    eps: float | str = 5 / 255,
+    *,
+    seed: int,
+    attack: Attack | None = None,
+    doubled: Attack | None = None,
+    undefended: nn.Module | None = None,
+    images: int = 200,
+    planted: int = 50,
+    planted_batch: int = 50,
+    batch_size: int = 100,
+    draws: int | None = None,
+    resubmissions: int = RESUBMISSIONS,
+) -> ActiveTests:
+    """Return whether the attack finds planted points and has converged, on this model.
+
+    Args:
+        model: any callable returning logits; planting needs a module with a last linear layer.
+        data: images in [0, 1] and labels.
+        eps: L∞ radius.
+        seed: base of every stream.
+        attack: the attack whose figure is to be trusted; None: `WhiteBox()` and its double.
+        doubled: the same attack with twice the steps, restarts and draws.
+        undefended: an undefended network for the control, the attack on it behind 8-bit input noise.
+        images: images of the convergence gate and the control, from the first.
+        planted: images that a point is planted for; images that the planted copy gets wrong do not count.
+        planted_batch: planted images attacked at once; 1 for an attack that drops images from its batch.
+        batch_size: images attacked at once.
+        draws: draws S per deployed prediction; None: the model's own `draws`.
+        resubmissions: deployments by which outcomes are scored.
+
+    Raises:
+        squint.InputError: a value is out of range.
+    """
+    eps = parse_fraction("eps", eps)
+    if attack is None:
+        attack, doubled = WhiteBox(), doubled or WhiteBox().doubled()
+    check_number("planted", planted, 1, whole=True)
+    check_number("planted_batch", planted_batch, 1, whole=True)
+    x, y = D.collect(data, check_number("images", images, 1, whole=True))
+    device = (
+        next((p.device for p in model.parameters()), x.device) if isinstance(model, nn.Module) else x.device
+    )
+    x, y = x.to(device), y.to(device)
+    trial = _Trial(attack, eps, seed, deployed_draws(model) if draws is None else draws, resubmissions)
+    findings = []
+    with evaluation_mode(model):
+        found, total = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
+        findings += _judge_planted(found, total, min(FEWEST_PLANTED, len(x)))
+        gain = None if doubled is None else trial.gain(model, x, y, doubled, batch_size)
+    findings += _judge_gain(gain)
+    control = None
+    if undefended is not None:
+        with evaluation_mode(undefended):
+            control, bare = (
+                trial.accuracy(net, x, y, batch_size) for net in (noisy_control(undefended), undefended)
+            )
+        findings += _judge_control(control, bare)
+    return ActiveTests(found, total, gain, control, not findings, tuple(findings))
+
+
+def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
+    """Return a copy of the network behind an 8-bit stochastic input quantizer: noise that defends nothing."""
+    quantizer = StochasticQuantizer(8)
+    return Ensemble([nn.Sequential(quantizer, copy.deepcopy(undefended))], draws=draws).eval()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One attack under test, with what scoring needs."""
+
+    attack: Attack
+    eps: float
+    seed: int
+    draws: int
+    resubmissions: int
+
+    def score(self, model: AnyModel, x: Tensor, y: Tensor, *keys: object) -> Scores:
+        return score(
+            model,
+            x,
+            y,
+            draws=self.draws,
+            resubmissions=self.resubmissions,
+            seed=self.seed,
+            keys=("active", *keys),
+        )
+
+    def points(self, attack: Attack, model: AnyModel, x: Tensor, y: Tensor, *keys: object) -> Tensor:
+        return attack(model, x, y, self.eps, derive_generator(self.seed, "active", *keys))
+
+    def find_planted(self, model: AnyModel, x: Tensor, y: Tensor, batch: int) -> tuple[int, int]:
+        """Return how many planted points the attack found, of how many that were planted soundly."""
+        if not isinstance(model, nn.Module):
+            return 0, 0
+        with torch.no_grad():
+            num_classes = Units(model, y[:1], 1).logits(x[:1], derive_seed(self.seed, "classes")).shape[-1]
+        found = total = 0
+        for first in range(0, len(x), batch):
+            part, labels = x[first : first + batch], y[first : first + batch]
+            try:
+                trap = plant(
+                    model,
+                    part,
+                    labels,
+                    self.eps,
+                    num_classes=num_classes,
+                    draws=self.draws,
+                    resubmissions=self.resubmissions,
+                    seed=derive_seed(self.seed, "planted", first),
+                )
+            except InputError:
+                return 0, 0
+            point = self.points(self.attack, trap.model, trap.x, labels, "planted", first)
+            fooled = self.score(trap.model, point, labels, "found", first).correct < 0.5
+            found, total = found + int((trap.sound & fooled).sum()), total + int(trap.sound.sum())
+        return found, total
+
+    def gain(self, model: AnyModel, x: Tensor, y: Tensor, doubled: Attack, batch: int) -> float:
+        """Return the accuracy that twice the effort costs, as a share of all images.
+
+        Survivors are found on one stream; the better of both attacks' points is chosen for each of them on a
+        second, and both are scored on a third, so that luck in one draw is no gain.
+        """
+        before, survives = [], []
+        for first in range(0, len(x), batch):
+            part, labels = x[first : first + batch], y[first : first + batch]
+            point = self.points(self.attack, model, part, labels, "gate", first)
+            before.append(point)
+            survives.append(self.score(model, point, labels, "gate", "survivors", first).correct > 0.5)
+        survivors = torch.cat(survives).nonzero().flatten()
+        if not len(survivors):
+            return 0.0
+        chosen = survivors[:SURVIVORS].to(x.device)
+        points, lost = torch.cat(before), torch.zeros(0, dtype=torch.float64)
+        for first in range(0, len(chosen), batch):
+            rows = chosen[first : first + batch]
+            labels, old = y[rows], points[rows]
+            new = self.points(doubled, model, x[rows], labels, "gate", "doubled", first)
+            kept = [self.score(model, p, labels, "gate", "selection", first).correct for p in (old, new)]
+            better = (kept[1] < kept[0]).to(x.device).view(-1, *[1] * (x.ndim - 1))
+            both = (old, torch.where(better, new, old))
+            left = [self.score(model, p, labels, "gate", "score", first).correct for p in both]
+            lost = torch.cat([lost, left[0] - left[1]])
+        return float(lost.mean()) * len(survivors) / len(x)
+
+    def accuracy(self, model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
+        """Return the accuracy under the attack."""
+        correct = []
+        for first in range(0, len(x), batch):
+            part, labels = x[first : first + batch], y[first : first + batch]
+            point = self.points(self.attack, model, part, labels, "control", first)
+            correct.append(self.score(model, point, labels, "control", first).correct)
+        return float(torch.cat(correct).mean())
+
+
+def _judge_planted(found: int, total: int, needed: int) -> list[Finding]:
+    if total < needed:
+        return [
+            Finding(
+                "planted_unavailable",
+                f"{total} adversarial points could be planted; needed: {needed}. The model has no "
+                "linear layer to refit, or its noise hides one corner of the ball",
+                {"total": total, "needed": needed},
+            )
+        ]
+    if found >= PLANTED_SHARE * total:
+        return []
+    return [
+        Finding(
+            "planted_missed",
+            f"the attack found {found} of {total} planted adversarial points; needed: {PLANTED_SHARE:.0%}",
+            {"found": found, "total": total},
+        )
+    ]
+
+
+def _judge_gain(gain: float | None) -> list[Finding]:
+    if gain is None:
+        return [
+            Finding("no_convergence_gate", "no attack with twice the effort was given: convergence unknown")
+        ]
+    if gain < LARGEST_GAIN:
+        return []
+    return [
+        Finding(
+            "not_converged",
+            f"twice the steps, restarts and draws cost another {gain:.1%} of accuracy; allowed: below "
+            f"{LARGEST_GAIN:.0%}",
+            {"gain": gain},
+        )
+    ]
+
+
+def _judge_control(noisy: float, bare: float) -> list[Finding]:
+    if noisy <= bare + LARGEST_GAIN:
+        return []
+    return [
+        Finding(
+            "noise_control",
+            f"an undefended network behind 8-bit input noise keeps {noisy:.1%}, without noise {bare:.1%}: "
+            "the attack is held up by noise that defends nothing",
+            {"noisy": noisy, "bare": bare},
+        )
+    ]

@@ -1,0 +1,76 @@
+"""Arrays in npz files: no pickle, and no file may claim more than it may hold."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from squint._checks import InputError, describe
+from squint._files import write_bytes
+
+Array = NDArray[np.generic]
+MAX_BYTES = 8 * 2**30
+MAX_ARRAYS = 64
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays as one compressed npz file, whole or not at all; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            npy.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
+    """Return the arrays of an npz file.
+
+    Args:
+        path: the file.
+        max_bytes: most bytes that the arrays may take in memory together; checked before any is read.
+
+    Raises:
+        squint.InputError: the file is missing, no whole npz, too large, or holds Python objects.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if len(members) > MAX_ARRAYS or total > max_bytes:
+                raise InputError(
+                    f"{path} holds {len(members)} arrays of {total} bytes; "
+                    f"allowed: {MAX_ARRAYS} arrays of {max_bytes} bytes together"
+                )
+            return {member.filename.removesuffix(".npy"): _read(archive, member, path) for member in members}
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no whole npz file: {describe(error)}") from None
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+    """Return one array, after its header has been held against the size of its file."""
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise InputError(f"{path}: {member.filename} has npy version {version}; allowed: 1.0 and 2.0")
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise InputError(f"{path}: {member.filename} holds Python objects; allowed: numbers and text")
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise InputError(f"{path}: {member.filename} claims shape {shape}, more than it holds")
+    with archive.open(member) as file:
+        array: Array = npy.read_array(file, allow_pickle=False)
+    return array

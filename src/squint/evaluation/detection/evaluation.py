@@ -1,0 +1,196 @@
+"""`detect`: how well detectors of an ensemble hold, without and with an attack on the detector itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from squint import data as D
+from squint._checks import InputError, check_choice, check_images, check_number, format_fraction
+from squint._random import derive_generator
+from squint.attacks.detector import agreement, lagrangian, orthogonal, selective
+from squint.attacks.gradients import evaluation_mode
+from squint.attacks.noise import random_noise
+from squint.ensemble import Ensemble
+from squint.evaluation.detection.detector import Detector
+from squint.evaluation.detection.judge import FULL_EOT, FULL_STEPS, Points, Trial, judge
+from squint.evaluation.detection.records import DetectionReport
+from squint.evaluation.settings import AttackSetting, named_settings, radii_of
+
+ADAPTIVE: dict[str, Callable[..., Tensor]] = {
+    "agreement": agreement,
+    "selective": selective,
+    "orthogonal": orthogonal,
+    "lagrangian": lagrangian,
+}
+"""Attacks on the detector, in the order in which they run."""
+
+Progress = Callable[[int, int], None]
+
+
+def detect(
+    ens: Ensemble,
+    data: D.Data,
+    calibration: D.Data,
+    eps: float | str | Sequence[float | str] = 8 / 255,
+    scores: Sequence[str] = ("predictive_information",),
+    *,
+    false_alarm_rate: float = 0.05,
+    system: str = "model",
+    draws: int | None = None,
+    attacks: Sequence[str | AttackSetting] = ("pgd", "pgd-eot10"),
+    adaptive: Sequence[str] = tuple(ADAPTIVE),
+    steps: int = FULL_STEPS,
+    step_size: float | None = None,
+    eot: int = FULL_EOT,
+    check_every: int = 10,
+    resubmissions: int = 64,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 100,
+    fit_data: D.Data | None = None,
+    corruptions: Mapping[str, Tensor] | None = None,
+    dataset: str | None = None,
+    progress: Progress | None = None,
+) -> DetectionReport:
+    """Return how well detectors tell attacked from clean images, also when they are attacked themselves.
+
+    Every detector is fitted on `calibration` and frozen. Attacks that do not know it are followed, for each
+    detector, by attacks that do; these start where `agreement` ended. Streams of attack, selection and score
+    are disjoint: for each image the worst attack is chosen on one set of deployments and scored on another.
+
+    Args:
+        ens: the ensemble, with its present rounding; left as it was found.
+        data: test images in [0, 1] and labels.
+        calibration: clean images and labels, seen neither in training nor in `data`.
+        eps: L∞ radius or radii, numbers or text such as "8/255".
+        scores: detectors' scores, as in `Detector.fit`.
+        false_alarm_rate: the detectors' stated rate, in (0, 1).
+        system: name in the records.
+        draws: draws S of one deployment; None: the ensemble's own.
+        attacks: attacks that do not know the detector: "fgsm", "pgd", "pgd-eot10" or `AttackSetting`s.
+        adaptive: attacks on the detector, keys of `ADAPTIVE`.
+        steps: gradient steps of each of them; fewer than 1,000 leave the figure untrusted.
+        step_size: their step; None: eps / 30.
+        eot: their single draws per gradient, a multiple of `draws`.
+        check_every: steps between two of their iterates that are compared.
+        resubmissions: fresh deployments R of each image that are scored.
+        seed: base of every stream.
+        limit: images used, from the first; None: all.
+        batch_size: images attacked at once.
+        fit_data: clean data for scores that are learned; see `Detector.fit`.
+        corruptions: by name, the images of `data` (the first `limit`) corrupted; they are controls.
+        dataset: name of the data set, for the comparison with published figures.
+        progress: called with attacks done and attacks in all.
+
+    Raises:
+        squint.InputError: an argument is not allowed.
+    """
+    settings = named_settings(attacks)
+    radii = radii_of(eps, settings)
+    check_number("resubmissions", resubmissions, 1, whole=True)
+    check_number("batch_size", batch_size, 1, whole=True)
+    if not scores:
+        raise InputError("scores is empty; allowed: one score or more")
+    for setting in settings:
+        check_choice(f"norm of {setting.name}", setting.norm, ("linf",))
+    for name in adaptive:
+        check_choice("adaptive", name, ADAPTIVE)
+    device = next(ens.parameters()).device
+    images, labels = (tensor.to(device) for tensor in D.collect(data, limit))
+    for name, corrupted in (corruptions or {}).items():
+        check_images(corrupted, f"corruptions[{name!r}]")
+        if corrupted.shape != images.shape:
+            raise InputError(
+                f"corruptions[{name!r}] has shape {tuple(corrupted.shape)}; allowed: {tuple(images.shape)}"
+            )
+    detectors = {
+        name: Detector.fit(
+            ens, calibration, false_alarm_rate, score=name, draws=draws, seed=seed, fit_data=fit_data
+        )
+        for name in scores
+    }
+    deployed = next(iter(detectors.values())).draws
+    study = Trial(detectors, images, labels, deployed, resubmissions, seed)
+    total = len(radii) * (len(settings) + len(detectors) * len(adaptive))
+    done = 0
+
+    def moved() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    def run(attack: Callable[..., Tensor], start: Tensor | None, *keys: object) -> Tensor:
+        points = []
+        for chunk, first in enumerate(range(0, len(images), batch_size)):
+            batch = slice(first, first + batch_size)
+            generator = derive_generator(seed, "detection attack", system, *keys, chunk)
+            begun = None if start is None else start[batch]
+            points.append(attack(images[batch], labels[batch], begun, generator))
+        moved()
+        return torch.cat(points)
+
+    records, curves, worst = [], [], {}
+    with evaluation_mode(ens):
+        clean = study.deploy(images, "clean")
+        shifted = {
+            name: study.deploy(x.to(device), "corruption", name) for name, x in (corruptions or {}).items()
+        }
+        for radius in radii:
+            radius_text = format_fraction(radius)
+
+            def plain(setting: AttackSetting, radius: float = radius) -> Callable[..., Tensor]:
+                return lambda x, y, _, generator: setting.run(ens, x, y, radius, generator)
+
+            known = {
+                s.name: Points(run(plain(s), None, s.name, radius_text), False, s.steps, s.eot)
+                for s in settings
+            }
+            noise = random_noise(
+                images, eps=radius, generator=derive_generator(seed, "detection noise", radius_text)
+            )
+            controls = {"noise": study.deploy(noise, "noise", radius_text), **shifted}
+            for name, detector in detectors.items():
+                started = time.perf_counter()
+
+                def aimed(
+                    attack: Callable[..., Tensor], detector: Detector = detector, radius: float = radius
+                ) -> Callable[..., Tensor]:
+                    return lambda x, y, begun, generator: attack(
+                        detector.view,
+                        x,
+                        y,
+                        detector=detector.deployed,
+                        eps=radius,
+                        steps=steps,
+                        step_size=step_size,
+                        eot=eot,
+                        start=begun,
+                        check_every=check_every,
+                        generator=generator,
+                    )
+
+                points, start = dict(known), None
+                for attack in (key for key in ADAPTIVE if key in adaptive):
+                    found = run(aimed(ADAPTIVE[attack]), start, name, attack, radius_text)
+                    start = found if attack == "agreement" else start
+                    points[attack] = Points(found, True, steps, eot)
+                record, drawn, images_left = judge(
+                    study,
+                    detector,
+                    points,
+                    clean,
+                    controls,
+                    system=system,
+                    radius=radius,
+                    dataset=dataset,
+                    seconds=time.perf_counter() - started,
+                )
+                records.append(record)
+                curves.append(drawn)
+                worst[name, radius_text] = images_left
+    return DetectionReport(tuple(records), tuple(curves), worst)

@@ -1,0 +1,47 @@
+"""Fitting learned scores: on clean data, and for the combination on noise; never on an attack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from squint._checks import HasMemberLogits
+from squint._random import derive_generator
+from squint.attacks.noise import random_noise
+from squint.ensemble import Ensemble
+from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore
+from squint.evaluation.detection.outputs import WithFeatures, deployments
+
+NOISE_RADII = (8 / 255, 16 / 255, 32 / 255, 64 / 255)
+"""Radii of the noise that the combination is trained on."""
+
+
+def view_of(ens: Ensemble, fitted: FittedScore | None) -> HasMemberLogits:
+    """Return the model whose outputs a score reads: the ensemble, with its features where they are needed."""
+    return WithFeatures(ens) if fitted is not None and fitted.reads_features else ens
+
+
+def fit_score(
+    ens: Ensemble, score: str, images: Tensor, labels: Tensor, num_classes: int, draws: int, seed: int
+) -> FittedScore:
+    """Return a learned score fitted to one deployment of each clean image, and of each noisy one."""
+    device = next(ens.parameters()).device
+
+    def observed(model: HasMemberLogits, x: Tensor, *keys: object) -> Tensor:
+        generator = derive_generator(seed, "detector", "fit", *keys)
+        return torch.cat(
+            [p[0].cpu() for p in deployments(model, x.to(device), draws=draws, count=1, generator=generator)],
+            2,
+        )
+
+    if score != COMBINATION:
+        return FITTED[score].fit(observed(WithFeatures(ens), images), labels, num_classes)
+    noisy = [
+        observed(
+            ens,
+            random_noise(images, eps=radius, generator=derive_generator(seed, "detector", "noise", radius)),
+            radius,
+        )
+        for radius in NOISE_RADII
+    ]
+    return Combination.fit_noise(observed(ens, images), torch.cat(noisy, 2))

@@ -1,0 +1,188 @@
+"""Red flags of the gradient: missing, blocked by a quantizer, or unlike the change of the expected loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squint._checks import check_number
+from squint._random import derive_seed
+from squint.attacks.geometry import Ball
+from squint.attacks.gradients import AnyModel, Units
+from squint.attacks.objectives import objective
+from squint.evaluation.records import Finding
+from squint.quantize import StochasticQuantizer
+
+FIDELITY_DRAWS = 128
+FIDELITY_RANGE = (0.7, 1.4)
+MOST_ZERO = 0.01
+_NODES = 8
+
+
+def zero_gradients(
+    model: AnyModel, x: Tensor, y: Tensor, *, seed: int, draws: int = 8, chunk: int | None = None
+) -> list[Finding]:
+    """Return findings for missing gradients: of over 1 % of the examples, or behind a quantizer.
+
+    The gradient is that of −log p̄_y at x, pooled over `draws`, with the loss head in float64. A quantizer is
+    found where a gradient reaches its output on some example and none leaves through its input on any.
+
+    Args:
+        model: in evaluation mode.
+        x: images (batch, ...).
+        y: labels (batch,).
+        seed: of the noise.
+        draws: single draws per gradient.
+        chunk: draws whose graph is held in memory at once.
+    """
+    units = Units(model, y, draws, chunk=chunk)
+    with _watched_quantizers(model) as seen:
+        _, gradient = units.gradient(x, objective("ce", y), derive_seed(seed, "zero gradients"))
+    share = float((gradient.flatten(1) == 0).all(1).double().mean())
+    findings = []
+    if share > MOST_ZERO:
+        findings.append(
+            Finding(
+                "zero_gradients",
+                f"{share:.1%} of the examples have an all-zero gradient; allowed: {MOST_ZERO:.0%}",
+                {"share": share, "n": len(x), "draws": draws},
+            )
+        )
+    blocked = [name for name, (arrives, leaves) in seen.items() if arrives and not leaves]
+    findings.extend(
+        Finding(
+            "zero_surrogate",
+            f"no gradient passes through {name}: its surrogate is zero on all {len(x)} examples",
+            {"quantizer": name, "n": len(x)},
+        )
+        for name in blocked
+    )
+    return findings
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How well gradients predict the rise of the expected loss along one sign step of length eps.
+
+    Attributes:
+        predicted: rise of the mean loss that gradients along the step add up to.
+        actual: rise of the mean loss.
+        at_start: rise that the gradient at x alone predicts to first order, for comparison.
+        ratio: predicted over actual; infinite where the loss does not rise.
+        standard_error: of the ratio, over images.
+    """
+
+    predicted: float
+    actual: float
+    at_start: float
+    ratio: float
+    standard_error: float
+
+
+def fidelity(
+    model: AnyModel,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    seed: int,
+    draws: int = FIDELITY_DRAWS,
+    chunk: int | None = None,
+) -> Fidelity:
+    """Return predicted and actual rise of E[−log p_y] along x + t·d, d the sign step, t from 0 to 1.
+
+    The gradient at x alone predicts no honest network at a useful eps: cross-entropy is convex in the margin,
+    so a confident network's loss rises many times as much as its slope at x says. Predicted is therefore the
+    path integral ∫⟨∇L(x + t·d), d⟩ dt by the midpoint rule, which for a true gradient *is* the rise
+    (fundamental theorem of calculus), however curved the network. What is left in the ratio is the error of
+    the surrogate: gradients that do not belong to the function. The direction, the path and the two ends use
+    draws of their own; the ends share theirs.
+
+    Args:
+        model: in evaluation mode.
+        x: images (batch, ...).
+        y: labels (batch,).
+        eps: length of the step (L∞); the step is cut at [0, 1].
+        seed: of the noise.
+        draws: draws of the direction and of both ends; an eighth of them serves each of the 8 path nodes.
+        chunk: draws whose graph is held in memory at once.
+    """
+    check_number("draws", draws, _NODES, whole=True)
+    ball, goal = Ball(x, eps), objective("mean_ce", y)
+    units, node = Units(model, y, draws, chunk=chunk), Units(model, y, draws // _NODES, chunk=chunk)
+    _, start = units.gradient(ball.x, goal, derive_seed(seed, "fidelity", "direction"))
+    step = ball.project(ball.x + eps * ball.normalise(start)) - ball.x
+    path = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for index in range(_NODES):
+        point = ball.x + (index + 0.5) / _NODES * step
+        _, slope = node.gradient(point, goal, derive_seed(seed, "fidelity", "path", index))
+        path += _along(slope, step) / _NODES
+    ends = derive_seed(seed, "fidelity", "ends")
+    before, after = (goal(units.logits(point, ends).double()) for point in (ball.x, ball.x + step))
+    rise = after - before
+    predicted, actual = float(path.mean()), float(rise.mean())
+    if actual <= 0:
+        return Fidelity(predicted, actual, float(_along(start, step).mean()), math.inf, math.inf)
+    ratio = predicted / actual
+    error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual if len(x) > 1 else math.inf
+    return Fidelity(predicted, actual, float(_along(start, step).mean()), ratio, error)
+
+
+def unfaithful(measured: Fidelity) -> Finding | None:
+    """Return a finding if predicted over actual rise lies outside [0.7, 1.4].
+
+    Where neither the gradients nor the loss move there is nothing to compare: `zero_gradients` says so.
+    """
+    low, high = FIDELITY_RANGE
+    if low <= measured.ratio <= high or measured.predicted == measured.actual == 0:
+        return None
+    return Finding(
+        "unfaithful_gradient",
+        f"gradients along a step of eps predict {measured.ratio:.2f} times the rise of the expected loss; "
+        f"allowed: {low} to {high}",
+        {
+            "ratio": measured.ratio if math.isfinite(measured.ratio) else None,
+            "standard_error": measured.standard_error if math.isfinite(measured.standard_error) else None,
+            "predicted": measured.predicted,
+            "actual": measured.actual,
+            "at_start": measured.at_start,
+        },
+    )
+
+
+def _along(slope: Tensor, step: Tensor) -> Tensor:
+    return (slope.flatten(1) * step.flatten(1).double()).sum(1)
+
+
+@contextmanager
+def _watched_quantizers(model: object) -> Iterator[dict[str, tuple[bool, bool]]]:
+    """Yield, by quantizer, whether a gradient reached its output and whether one left through its input."""
+    seen: dict[str, tuple[bool, bool]] = {}
+
+    def watch(name: str) -> Any:
+        def record(_: nn.Module, inward: tuple[Tensor | None, ...], outward: tuple[Tensor, ...]) -> None:
+            arrives, leaves = seen.get(name, (False, False))
+            seen[name] = (arrives or _any(outward), leaves or _any(inward))
+
+        return record
+
+    handles = [
+        part.register_full_backward_hook(watch(name or part.name))
+        for name, part in (model.named_modules() if isinstance(model, nn.Module) else ())
+        if isinstance(part, StochasticQuantizer)
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _any(gradients: tuple[Tensor | None, ...]) -> bool:
+    return any(gradient is not None and bool((gradient != 0).any()) for gradient in gradients)

@@ -1,0 +1,268 @@
+"""The adversarial information plane: information between members against accuracy, threat by threat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squint import data as D
+from squint._checks import HasMemberLogits, InputError, InputTypeError, check_choice, check_number
+from squint._random import derive_generator
+from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.data.corruptions import STRENGTHS
+from squint.ensemble import Ensemble
+from squint.evaluation.intervals import wilson
+from squint.evaluation.plane_estimators import ESTIMATORS, mean_information
+from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
+from squint.evaluation.scoring import deployed_draws, score
+from squint.evaluation.threats import (
+    CLEAN,
+    PlaneBudget,
+    Setting,
+    Threat,
+    check_strengths,
+    named_threats,
+)
+
+DEFAULT_THREATS = (
+    "linf-pgd",
+    "l2-pgd",
+    "square",
+    "transfer",
+    "noise-linf",
+    "noise-l2",
+    "corruption:gaussian_noise",
+    "corruption:motion_blur",
+    "corruption:contrast",
+    "corruption:jpeg",
+)
+Progress = Callable[[int, int], None]
+"""Called with the settings done and the settings in all."""
+
+
+def information_plane(
+    ens: HasMemberLogits,
+    data: D.Data,
+    threats: Sequence[str | Threat] = DEFAULT_THREATS,
+    *,
+    eps: Sequence[str | float] = ("2/255", "5/255", "8/255"),
+    strengths: Sequence[int] = STRENGTHS,
+    estimators: Sequence[str] = ("soft_label",),
+    sources: Sequence[AnyModel] = (),
+    budget: PlaneBudget | None = None,
+    system: str = "model",
+    draws: int = 16,
+    resubmissions: int = 16,
+    bootstrap: int = 100,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 100,
+    progress: Progress | None = None,
+) -> PlaneProfile:
+    """Return a trajectory for every threat model: information between members and accuracy, point by point.
+
+    Attack, information and score have disjoint streams of noise, derived from `seed`; equal arguments give
+    equal profiles. The model is asked in evaluation mode and left as it was found. Budgets are small: the
+    accuracies belong to the plane, and are no robustness figures.
+
+    Args:
+        ens: an ensemble of two members or more; a single network enters as `copies([net_a, net_b])`.
+        data: images in [0, 1] and labels: a pair, an `ImageData` or an iterable of pairs.
+        threats: "linf-pgd", "l2-pgd", "apgd", "square", "mora", "transfer", "transfer-members", "noise-linf",
+            "noise-l2" (both of full norm), "corruptions", "corruption:KIND" or a `Threat`.
+        eps: L∞ radii; the radii of L2 threats follow (see `Threat.settings`).
+        strengths: of the corruptions, of 1 to 5.
+        estimators: of `ESTIMATORS`; those of features need an ensemble with `logits_and_features`.
+        sources: models that "transfer" starts from; none: the ensemble's own deterministic twin.
+        budget: of the attacks; None: the defaults of `PlaneBudget`.
+        system: name in the rows.
+        draws: noise samples per member that a prediction averages before its information is measured.
+        resubmissions: fresh deployments per image behind the accuracy.
+        bootstrap: resamples behind each interval of the information.
+        seed: base of every stream.
+        limit: images used, from the first; None: all.
+        batch_size: images attacked at once; part of the streams' keys.
+        progress: callback for a progress bar.
+
+    Raises:
+        squint.InputTypeError: a model without members; squint.InputError: a single member, or an argument
+            that is not allowed.
+    """
+    budget = budget or PlaneBudget()
+    chosen = named_threats(threats, budget, sources)
+    check_strengths(strengths)
+    for name, value, least in (("batch_size", batch_size, 1), ("bootstrap", bootstrap, 2)):
+        check_number(name, value, least, whole=True)
+    images, labels = D.collect(data, limit)
+    device = _device(ens)
+    if len(images) < 2:
+        raise InputError("data holds 1 image; allowed: 2 or more, to shuffle pairs of")
+    batches = [
+        (images[i : i + batch_size].to(device), labels[i : i + batch_size].to(device))
+        for i in range(0, len(images), batch_size)
+    ]
+    settings = [(t, s) for t in chosen for s in t.settings(eps, strengths, images[0].numel())]
+    rows: list[PlaneRow] = []
+    with evaluation_mode(ens):
+        _check_members(ens, images[:1].to(device))
+        for done, (threat, setting) in enumerate([(None, Setting("0", 0.0)), *settings]):
+            points = [x for x, _ in batches]
+            if threat is not None:
+                points = [
+                    threat.run(ens, x, y, setting.size, _attack_stream(seed, system, threat, setting, chunk))
+                    for chunk, (x, y) in enumerate(batches)
+                ]
+            rows += plane_rows(
+                ens,
+                list(zip(points, (y for _, y in batches), strict=True)),
+                system=system,
+                threat=CLEAN if threat is None else threat.name,
+                setting=setting,
+                estimators=estimators,
+                draws=draws,
+                resubmissions=resubmissions,
+                bootstrap=bootstrap,
+                seed=seed,
+            )
+            if progress is not None:
+                progress(done + 1, len(settings) + 1)
+    return profile_of(rows)
+
+
+def plane_rows(
+    ens: HasMemberLogits,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    *,
+    system: str,
+    threat: str,
+    setting: Setting,
+    estimators: Sequence[str] = ("soft_label",),
+    draws: int = 16,
+    resubmissions: int = 16,
+    bootstrap: int = 100,
+    seed: int = 0,
+    correct: Tensor | None = None,
+) -> list[PlaneRow]:
+    """Return one row per estimator for images as a threat has left them, in batches with their labels.
+
+    `correct` (n,) holds each image's share of correct deployments where it is known already (an `Outcome` has
+    it); None scores the images here. The ensemble must be in evaluation mode; the other arguments are those
+    of `information_plane`.
+    """
+    for name in estimators:
+        check_choice("estimators", name, ESTIMATORS)
+    if correct is None:
+        keys = (system, "plane", threat, setting.eps)
+        parts = [
+            score(
+                ens, x, y, draws=deployed_draws(ens), resubmissions=resubmissions, seed=seed, keys=(*keys, i)
+            )
+            for i, (x, y) in enumerate(batches)
+        ]
+        correct = torch.cat([part.correct for part in parts])
+    labels = torch.cat([y for _, y in batches]).cpu()
+    n, accuracy = len(labels), float(correct.mean())
+    layers = _measured(ens, batches, draws, seed, {ESTIMATORS[name].layer for name in estimators})
+    rows = []
+    for name in estimators:
+        estimator = ESTIMATORS[name]
+        generator = derive_generator(seed, "plane", system, threat, setting.eps, name)
+        value, baseline, ci95 = mean_information(
+            estimator, layers[estimator.layer], labels, generator=generator, bootstrap=bootstrap
+        )
+        rows.append(
+            PlaneRow(
+                system=system,
+                threat=threat,
+                eps=setting.eps,
+                strength=setting.strength,
+                information=value,
+                baseline=baseline,
+                information_ci95=ci95,
+                accuracy=accuracy,
+                accuracy_ci95=wilson(accuracy * n, n),
+                n=n,
+                estimator=name,
+                layer=estimator.layer,
+                draws=draws if estimator.layer == "predictions" else 1,
+            )
+        )
+    return rows
+
+
+def copies(models: Sequence[nn.Module], draws: int = 4) -> Ensemble:
+    """Return independently seeded copies of one network as an ensemble, its place in the plane.
+
+    Args:
+        models: the same network trained from two seeds or more.
+        draws: noise samples per copy of the deployed prediction.
+
+    Raises:
+        squint.InputTypeError: no list; squint.InputError: a single copy, or two with equal weights.
+    """
+    if not isinstance(models, list | tuple):
+        raise InputTypeError(f"copies needs a list of networks, got {type(models).__name__}")
+    if len(models) < 2:
+        raise InputError(
+            f"copies got {len(models)} networks; allowed: 2 or more, trained from different seeds"
+        )
+    states = [model.state_dict() for model in models]
+    for (i, a), (j, b) in combinations(enumerate(states), 2):
+        if a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items()):
+            raise InputError(f"copies {i} and {j} have equal weights; allowed: trained from different seeds")
+    return Ensemble(list(models), draws)
+
+
+def _check_members(ens: Any, x: Tensor) -> None:
+    hint = "a single network enters as copies of it trained from different seeds: copies([net_a, net_b])"
+    if not isinstance(ens, HasMemberLogits):
+        raise InputTypeError(
+            f"information_plane needs members to compare, through member_logits(x, draws); "
+            f"{type(ens).__name__} has none; {hint}"
+        )
+    with torch.no_grad():
+        members = ens.member_logits(x, 1, generator=derive_generator(0, "plane members")).shape[1]
+    if members < 2:
+        raise InputError(f"information_plane got {members} member; allowed: 2 or more; {hint}")
+
+
+def _attack_stream(seed: int, system: str, threat: Threat, at: Setting, chunk: int) -> torch.Generator:
+    return derive_generator(seed, "plane attack", system, threat.name, at.eps, chunk)
+
+
+@torch.no_grad()
+def _measured(
+    ens: Any, batches: Sequence[tuple[Tensor, Tensor]], draws: int, seed: int, layers: set[str]
+) -> dict[str, list[Tensor]]:
+    """Return each member's draw-averaged probabilities and, where asked for, one draw's features, on the CPU.
+
+    The noise is the same at every setting, so that trajectories are smooth in it.
+    """
+    if "features" in layers and not hasattr(ens, "logits_and_features"):
+        raise InputTypeError(
+            f"estimators of features need logits_and_features; {type(ens).__name__} has none"
+        )
+
+    def parts() -> Iterator[tuple[Tensor, list[Tensor]]]:
+        for chunk, (x, _) in enumerate(batches):
+            generator = derive_generator(seed, "plane draws", chunk)
+            if "features" in layers:
+                logits, seen = ens.logits_and_features(x, draws, generator=generator)
+            else:
+                logits, seen = ens.member_logits(x, draws, generator=generator), []
+            yield logits.double().softmax(-1).mean(0).cpu(), [z.float().cpu() for z in seen]
+
+    predictions, features = zip(*parts(), strict=True)
+    return {
+        "predictions": list(torch.cat(predictions, 1)),
+        "features": [torch.cat(member) for member in zip(*features, strict=True)],
+    }
+
+
+def _device(model: object) -> torch.device:
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

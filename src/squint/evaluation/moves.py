@@ -1,0 +1,270 @@
+"""What each move of a budget runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from squint import attacks as A
+from squint._checks import need_members
+from squint._random import derive_generator
+from squint.attacks.gradients import AnyModel
+from squint.evaluation.budgets import Attack, Move
+from squint.evaluation.metering import Meter
+from squint.evaluation.rungs import TWIN, Assault, hidden_layers
+from squint.quantize import attacker_view
+
+BETAS = (0.5, 1.0, 0.0, 0.25, 0.75)
+"""Weights of MORA's unit term, in the order in which a short budget takes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One move on one assault: its generator, the metered model, and where it starts (None: at random)."""
+
+    move: Move
+    on: Assault
+    meter: Meter
+    model: AnyModel
+    start: Tensor | None
+    generator: torch.Generator
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.move.steps // (self.on.members or 1)) if self.move.shared else self.move.steps
+
+
+def attack(move: Move, place: int, assault: Assault, meter: Meter) -> list[Tensor]:
+    """Return the candidates (batch, ...) that a move finds: one, or one for each source or layer.
+
+    With fewer than four classes the margin takes the place of the difference-of-logits ratio.
+
+    Args:
+        move: what to run.
+        place: the move's place in its rung; part of the stream's keys.
+        assault: on what.
+        meter: counts the gradients and forward passes.
+    """
+    generator = derive_generator(assault.seed, "attack", *assault.keys, place)
+    start = assault.best if move.start == "best" else None
+    run = _Run(move, assault, meter, meter.counted(assault.model), start, generator)
+    return [point.detach() for point in _RUNS[move.attack](run)]
+
+
+def _loss(run: _Run) -> str:
+    return "margin" if run.move.loss == "dlr" and run.on.classes < 4 else run.move.loss
+
+
+def _targeted(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.targeted(
+        run.model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        refine_steps=move.refine,
+        num_targets=move.targets,
+        eot=move.eot,
+        start=run.start,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _apgd(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.apgd(
+        run.model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        eot=move.eot,
+        loss=_loss(run),
+        start=run.start,
+        stratified=True,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _apgd_targeted(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.apgd_targeted(
+        run.model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        screened=move.targets,
+        refined=move.refine,
+        eot=move.eot,
+        loss="dlr" if on.classes >= 4 else "margin",
+        start=run.start,
+        stratified=True,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _pgd(run: _Run) -> Iterable[Tensor]:
+    yield _pgd_on(run, run.model, run.steps, run.start)
+
+
+def _pgd_on(run: _Run, model: AnyModel, steps: int, start: Tensor | None) -> Tensor:
+    """Steps decay from eps / 4 to eps / 100: the last iterate is what a random model is judged at."""
+    move, on = run.move, run.on
+    return A.pgd(
+        model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=steps,
+        final_step_size=on.eps / 100 or None,
+        eot=move.eot,
+        loss=_loss(run),
+        temperature=move.temperature,
+        start=start,
+        stratified=True,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _arc(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.arc(
+        need_members(run.model, "arc"),
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=run.steps,
+        restarts=move.runs,
+        eot=move.eot,
+        max_classes=move.targets,
+        start=run.start,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _mora(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.mora(
+        need_members(run.model, "mora"),
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        eot=move.eot,
+        betas=BETAS[: move.runs],
+        num_targets=None if move.targets < 0 else move.targets,
+        start=run.start,
+        stratified=True,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _member_pgd(run: _Run) -> Iterable[Tensor]:
+    on = run.on
+    yield A.member_pgd(
+        need_members(run.model, "member_pgd"),
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=run.steps,
+        eot=run.move.eot,
+        start=run.start,
+        stratified=True,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _view_pgd(run: _Run) -> Iterable[Tensor]:
+    """PGD with the backward of hidden quantizers swapped; the input's own never changes a sign."""
+    move, model = run.move, run.on.model
+    assert isinstance(model, nn.Module)
+    names = hidden_layers(model)
+    groups: Sequence[Sequence[str]] = [names] if move.layers == "together" else [[name] for name in names]
+    in_turn = move.layers == "in_turn"
+    # Where there are more layers than steps, the path visits layers that lie evenly spread.
+    groups = [groups[i * len(groups) // move.steps] for i in range(move.steps)] if in_turn else groups
+    groups = list(dict.fromkeys(tuple(group) for group in groups))
+    steps = max(1, move.steps // len(groups)) if in_turn else move.steps
+    point = run.start
+    for group in groups:
+        view = attacker_view(model, move.gradient, move.width_factor, layers=group)
+        point = _pgd_on(run, run.meter.counted(view), steps, point if in_turn else run.start)
+        if not in_turn:
+            yield point
+    if in_turn and point is not None:
+        yield point
+
+
+def _spsa(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.spsa(
+        run.model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        directions=move.runs,
+        eot=move.eot,
+        start=run.start,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _square(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    yield A.square(
+        run.model,
+        on.x,
+        on.y,
+        eps=on.eps,
+        steps=move.steps,
+        eot=move.eot,
+        start=run.start,
+        generator=run.generator,
+        chunk=on.chunk,
+    )
+
+
+def _transfer(run: _Run) -> Iterable[Tensor]:
+    move, on = run.move, run.on
+    for name, source in on.sources.items():
+        yield A.transfer(
+            [run.meter.counted(source)],
+            on.x,
+            on.y,
+            eps=on.eps,
+            steps=move.steps,
+            eot=1 if name == TWIN else move.eot,
+            diversity=0.5 if on.x.ndim == 4 else 0.0,
+            start=run.start,
+            generator=run.generator,
+            chunk=on.chunk,
+        )
+
+
+_RUNS: Mapping[Attack, Callable[[_Run], Iterable[Tensor]]] = {
+    "targeted": _targeted,
+    "apgd": _apgd,
+    "apgd_targeted": _apgd_targeted,
+    "pgd": _pgd,
+    "arc": _arc,
+    "mora": _mora,
+    "member_pgd": _member_pgd,
+    "view_pgd": _view_pgd,
+    "spsa": _spsa,
+    "square": _square,
+    "transfer": _transfer,
+}

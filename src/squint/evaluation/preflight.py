@@ -1,0 +1,231 @@
+"""Preflight: run before a robustness figure is believed, it looks for what no honest figure shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from squint import attacks as A
+from squint import data as D
+from squint._checks import InputError, check_number, parse_fraction
+from squint._random import derive_generator
+from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.evaluation.flags import Comparison, above_ceilings, excesses, rising
+from squint.evaluation.gradient_flags import FIDELITY_DRAWS, fidelity, unfaithful, zero_gradients
+from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
+from squint.evaluation.records import Finding
+from squint.evaluation.scoring import RESUBMISSIONS, deployed_draws, is_random, score
+from squint.evaluation.white_box import Attack, WhiteBox
+
+GREY = 128 / 255
+"""A radius at which every image can be turned into one and the same."""
+CIFAR_CEILINGS: Mapping[float, float | None] = {64 / 255: 0.05}
+"""What no classifier of CIFAR keeps: 5 % at 64/255."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """How much preflight spends; every probe is PGD unless it says otherwise.
+
+    Attributes:
+        images: images used, from the first; comparisons are paired over them.
+        eps_factors: radii, as multiples of eps, whose accuracies must not rise.
+        steps: steps of PGD whose accuracies must not rise; the last but one serves the other probes.
+        eot: draws per gradient whose accuracies must not rise; models without noise skip them.
+        restarts: restarts whose accuracies must not rise.
+        square_steps: candidates of the Square attack.
+        spsa_steps: steps of SPSA.
+        spsa_directions: pairs of forward passes of each SPSA gradient.
+        transfer_steps: steps of the transfer attack, where there are sources.
+        fidelity_draws: common draws of the gradient's fidelity.
+        resubmissions: deployments by which each outcome is scored.
+        batch_size: images attacked at once.
+        chunk: draws whose graph is held in memory at once.
+    """
+
+    images: int = 200
+    eps_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    steps: tuple[int, ...] = (5, 20, 50)
+    eot: tuple[int, ...] = (1, 4, 16)
+    restarts: tuple[int, ...] = (1, 3)
+    square_steps: int = 1000
+    spsa_steps: int = 20
+    spsa_directions: int = 32
+    transfer_steps: int = 50
+    fidelity_draws: int = FIDELITY_DRAWS
+    resubmissions: int = RESUBMISSIONS
+    batch_size: int = 100
+    chunk: int | None = None
+
+
+def preflight(
+    model: AnyModel,
+    data: D.Data,
+    eps: float | str = 5 / 255,
+    *,
+    seed: int,
+    attack: Attack | None = None,
+    sources: Sequence[AnyModel] = (),
+    ceilings: Mapping[float, float | None] | None = None,
+    draws: int | None = None,
+    probes: Probes | None = None,
+) -> list[Finding]:
+    """Return the red flags of a model and of attacks on it; an empty list says that none was found.
+
+    Looks for accuracy that rises with eps, steps, EOT or restarts, or that FGSM, Square, SPSA or transfer
+    lower further than the stronger attack (`flags.excesses`, one Holm family); accuracy beyond belief at
+    large radii; missing, blocked or unfaithful gradients; dead widths; outputs that are probabilities or
+    depend on the batch; a model in training mode. The model is attacked and scored in evaluation mode and
+    left as it was found.
+
+    Args:
+        model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
+        data: images in [0, 1] and labels.
+        eps: L∞ radius of the figure.
+        seed: base of every stream.
+        attack: the white-box attack whose figure is judged, run at eps and at the ceilings' radii; None:
+            `WhiteBox()`.
+        sources: models to transfer from; without them transfer is left out.
+        ceilings: further radii with the highest credible accuracy, such as `CIFAR_CEILINGS`; at 128/255 it is
+            the largest class's share.
+        draws: draws S per deployed prediction; None: the model's own `draws`.
+        probes: what to spend.
+
+    Raises:
+        squint.InputError: a value is out of range or there are fewer than 2 images.
+    """
+    probes = probes or Probes()
+    eps = parse_fraction("eps", eps)
+    draws = check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True)
+    images, labels = D.collect(data, probes.images)
+    if len(images) < 2:
+        raise InputError(f"preflight got {len(images)} image; allowed: 2 or more")
+    device = _device(model)
+    x, y = images.to(device), labels.to(device)
+    chunk = probes.chunk
+    attack = attack or WhiteBox(chunk=chunk)
+    in_training = training_mode(model)
+    with evaluation_mode(model):
+        run = _Runs(model, x, y, seed, draws, probes)
+        compared = _compare(run, eps, attack, sources)
+        limits = {GREY: None, **(ceilings or {})}
+        outcomes = {radius: run.attack(attack, radius, "ceiling", radius) for radius in limits}
+        few = slice(0, probes.batch_size)
+        single = [
+            in_training,
+            probability_outputs(model, x[few]),
+            batch_dependence(model, x[few], y[few], seed=seed),
+            unfaithful(
+                fidelity(model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=chunk)
+            ),
+        ]
+        return [
+            *(finding for finding in single if finding is not None),
+            *dead_widths(model),
+            *zero_gradients(model, x[few], y[few], seed=seed, chunk=chunk),
+            *above_ceilings(outcomes, labels, limits),
+            *excesses(compared),
+        ]
+
+
+class _Runs:
+    """Attacks on all images in batches, each scored on the same fresh draws as the others."""
+
+    def __init__(self, model: AnyModel, x: Tensor, y: Tensor, seed: int, draws: int, probes: Probes) -> None:
+        self.model, self.x, self.y = model, x, y
+        self.seed, self.draws, self.probes = seed, draws, probes
+        self._pgd: dict[tuple[float, int, int, int], Tensor] = {}
+
+    def attack(self, attack: Attack, eps: float, *keys: object) -> Tensor:
+        """Return each image's share of correct deployments after the attack (n,)."""
+        size, shares = self.probes.batch_size, []
+        for first in range(0, len(self.x), size):
+            x, y = self.x[first : first + size], self.y[first : first + size]
+            generator = derive_generator(self.seed, "preflight", *keys, first)
+            point = attack(self.model, x, y, eps, generator)
+            # One score stream for all settings: paired differences then carry less noise.
+            scores = score(
+                self.model,
+                point,
+                y,
+                draws=self.draws,
+                resubmissions=self.probes.resubmissions,
+                seed=self.seed,
+                keys=("preflight", first),
+            )
+            shares.append(scores.correct)
+        return torch.cat(shares)
+
+    def pgd(self, eps: float, steps: int, eot: int = 1, restarts: int = 1) -> Tensor:
+        """Return the outcome of PGD with steps of eps / 4."""
+        key = (eps, steps, eot, restarts)
+        if key not in self._pgd:
+            settings = {"steps": steps, "eot": eot, "restarts": restarts, "chunk": self.probes.chunk}
+            self._pgd[key] = self.attack(_with(A.pgd, **settings), eps, "pgd", *key)
+        return self._pgd[key]
+
+
+def _compare(run: _Runs, eps: float, attack: Attack, sources: Sequence[AnyModel]) -> list[Comparison]:
+    """Return every comparison of which an honest model shows no excess."""
+    probes, noisy = run.probes, is_random(run.model)
+    usual = probes.steps[-2] if len(probes.steps) > 1 else probes.steps[-1]
+    radii = sorted({min(factor * eps, 1.0) for factor in probes.eps_factors})
+    by_eps = [(f"PGD at eps {radius:.4g}", run.pgd(radius, usual)) for radius in radii]
+    by_steps = [(f"PGD with {steps} steps", run.pgd(eps, steps)) for steps in sorted(probes.steps)]
+    by_eot = [(f"PGD with EOT {eot}", run.pgd(eps, usual, eot=eot)) for eot in sorted(probes.eot) if noisy]
+    by_restarts = [
+        (f"PGD with {count} restarts", run.pgd(eps, usual, restarts=count))
+        for count in sorted(probes.restarts)
+    ]
+    one_step = run.attack(_with(A.fgsm), eps, "fgsm")
+    white = run.attack(attack, eps, "white box")
+    return [
+        *rising("rises_with_eps", by_eps),
+        *rising("rises_with_steps", by_steps),
+        *rising("rises_with_eot", by_eot),
+        *rising("rises_with_restarts", by_restarts),
+        Comparison("fgsm_beats_pgd", "FGSM", one_step, f"PGD with {usual} steps", run.pgd(eps, usual)),
+        *(
+            Comparison(
+                "black_box_beats_white_box", name, run.attack(black, eps, name), "the white box", white
+            )
+            for name, black in _black_boxes(run, sources)
+        ),
+    ]
+
+
+def _black_boxes(run: _Runs, sources: Sequence[AnyModel]) -> Iterator[tuple[str, Attack]]:
+    """Yield the attacks that use no gradient of the model."""
+    probes, eot = run.probes, 4 if is_random(run.model) else 1
+    spsa = {"steps": probes.spsa_steps, "directions": probes.spsa_directions, "eot": eot}
+    yield "SPSA", _with(A.spsa, **spsa, chunk=probes.chunk)
+    if run.x.ndim == 4:
+        yield "Square", _with(A.square, steps=probes.square_steps, eot=eot, chunk=probes.chunk)
+    if sources:
+        diversity = 0.5 if run.x.ndim == 4 else 0.0
+
+        def transferred(_: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+            return A.transfer(
+                sources, x, y, eps=eps, steps=probes.transfer_steps, diversity=diversity, generator=generator
+            )
+
+        yield "transfer", transferred
+
+
+def _device(model: object) -> torch.device:
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _with(function: Callable[..., Tensor], **settings: object) -> Attack:
+    """Return one of `squint.attacks` with its settings, called as `Attack` is."""
+    configured = partial(function, **settings)
+
+    def run(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        return configured(model, x, y, eps=eps, generator=generator)
+
+    return run

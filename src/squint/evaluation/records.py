@@ -1,0 +1,134 @@
+"""Records: one figure with everything that is needed to judge it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from squint._checks import InputError, format_fraction, parse_fraction
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A red flag: why a figure cannot be trusted, with the measurement that says so."""
+
+    kind: str
+    message: str
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_ACTIVE_TESTS = Finding(
+    "no_active_tests",
+    "planted adversarial points and the convergence gate were not run: this preset does not settle "
+    "robustness",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One attack setting on one system; accuracies are shares of images, `eps` is written as a fraction.
+
+    `robust_accuracy` is the deployed rule with `draws` draws, `single_draw_accuracy` one draw of all members,
+    `persistent_accuracy` the deployed rule against ten submissions of each image.
+    """
+
+    system: str
+    attack: str
+    preset: str
+    norm: str
+    eps: str
+    steps: int
+    eot: int
+    restarts: int
+    n: int
+    draws: int
+    seed: int
+    clean_accuracy: float
+    clean_ci95: tuple[float, float]
+    robust_accuracy: float
+    ci95: tuple[float, float]
+    single_draw_accuracy: float
+    persistent_accuracy: float | None
+    persistent: dict[str, float | None]
+    clean_persistent: dict[str, float | None]
+    tier: str
+    seconds: float = 0.0
+    red_flags: tuple[Finding, ...] = ()
+    trusted: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        plain = asdict(self)
+        plain["red_flags"] = [asdict(flag) for flag in self.red_flags]
+        return plain
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one attack setting did, image by image.
+
+    Attributes:
+        attack: name of the attack.
+        eps: radius.
+        adversarial: images (n, ...), float in [0, 1].
+        correct: share of correct deployments (n,), float64.
+    """
+
+    attack: str
+    eps: float
+    adversarial: Tensor
+    correct: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessReport:
+    """All records of one system, its clean outcome and, per setting, every image's outcome."""
+
+    system: str
+    records: tuple[Record, ...]
+    outcomes: tuple[Outcome, ...]
+    clean_correct: Tensor
+
+    def record(self, eps: float | str, attack: str | None = None) -> Record:
+        """Return the record of one radius (and attack).
+
+        Raises:
+            squint.InputError: there is none.
+        """
+        written = format_fraction(parse_fraction("eps", eps, high=math.inf))
+        for record in self.records:
+            if record.eps == written and attack in (None, record.attack):
+                return record
+        raise InputError(
+            f"no record{'' if attack is None else f' of {attack}'} at eps {written}; there are "
+            + ", ".join(f"{record.attack} at {record.eps}" for record in self.records)
+        )
+
+    def outcome(self, eps: float | str, attack: str) -> Outcome:
+        """Return the per-image outcome of one setting.
+
+        Raises:
+            squint.InputError: there is none.
+        """
+        written = format_fraction(parse_fraction("eps", eps, high=math.inf))
+        for outcome in self.outcomes:
+            if format_fraction(outcome.eps) == written and outcome.attack == attack:
+                return outcome
+        raise InputError(f"no outcome of {attack} at eps {written}")
+
+    def __str__(self) -> str:
+        """Return one line per record, for people."""
+        lines = []
+        for r in self.records:
+            verdict = "trusted" if r.trusted else "UNTRUSTED: " + "; ".join(f.message for f in r.red_flags)
+            lines.append(
+                f"{r.system}: clean {r.clean_accuracy:.1%}, {r.attack} ({r.preset}) at eps {r.eps} "
+                f"{r.robust_accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}], n={r.n}, S={r.draws}, "
+                f"steps={r.steps}, eot={r.eot}, seed={r.seed}; {verdict}"
+            )
+        return "\n".join(lines)

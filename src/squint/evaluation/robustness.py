@@ -1,0 +1,192 @@
+"""`evaluate`: attack a model, score what the attack found on fresh draws, and record the figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squint import data as D
+from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
+from squint._random import derive_generator
+from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.evaluation.flags import excesses, rising
+from squint.evaluation.intervals import wilson
+from squint.evaluation.model_flags import training_mode
+from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
+from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
+from squint.evaluation.settings import AttackSetting, named_settings, radii_of
+
+TRIES = (1, 10, 100)
+"""Resubmissions q of the persistent attacker."""
+
+Progress = Callable[[int, int], None]
+"""Called with images done and images in all, over every eps and attack."""
+
+
+def evaluate(
+    model: AnyModel,
+    data: D.Data,
+    eps: float | str | Sequence[float | str] = 5 / 255,
+    attacks: str | Sequence[str | AttackSetting] = "seed",
+    *,
+    system: str = "model",
+    draws: int | None = None,
+    resubmissions: int = RESUBMISSIONS,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 100,
+    tier: str = "A",
+    progress: Progress | None = None,
+) -> RobustnessReport:
+    """Return how accurate the model is under attack, scored on draws that the attacker never saw.
+
+    The model is attacked and scored in evaluation mode and left as it was found; parameter gradients and
+    torch's global generator are not touched. Attack and score streams are derived from `seed` by system,
+    attack, eps and batch, so equal arguments give equal reports.
+
+    Args:
+        model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
+        data: images in [0, 1] and labels: a pair, an `ImageData` or an iterable of pairs.
+        eps: L-infinity radius or radii, numbers or text such as "5/255".
+        attacks: "seed" (the seed protocol), or a list of "seed", "fgsm", "pgd-eot10" and `AttackSetting`s.
+        system: name in the records.
+        draws: draws S per deployed prediction; None: the model's own `draws`. A model without
+            `member_logits` is deployed as one call.
+        resubmissions: fresh deployments R per image; persistent accuracy at q needs R >= 4q.
+        seed: base of every stream.
+        limit: images used, from the first; None: all.
+        batch_size: images attacked at once; part of the streams' keys.
+        tier: training tier of the system, for the record (DESIGN section 4).
+        progress: callback for a progress bar.
+
+    Raises:
+        squint.InputError: an argument is not allowed; TypeError (`InputTypeError`): data of another kind.
+    """
+    settings = named_settings(attacks)
+    radii = radii_of(eps, settings)
+    check_number("resubmissions", resubmissions, 1, whole=True)
+    check_number("batch_size", batch_size, 1, whole=True)
+    check_choice("tier", tier, ("A", "B", "C"))
+    draws = check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True)
+    if draws > 1 and not isinstance(model, HasMemberLogits):
+        raise InputError(
+            f"draws is {draws}; allowed: 1 for a model without member_logits, which is called once"
+        )
+    images, labels = D.collect(data, limit)
+    device = _device(model)
+    batches = [
+        (images[i : i + batch_size].to(device), labels[i : i + batch_size].to(device))
+        for i in range(0, len(images), batch_size)
+    ]
+    total, done = len(images) * len(radii) * len(settings), 0
+
+    def scored(points: Sequence[Tensor], *keys: object) -> Scores:
+        return joined(
+            [
+                score(model, x, y, draws=draws, resubmissions=resubmissions, seed=seed, keys=(*keys, chunk))
+                for chunk, (x, (_, y)) in enumerate(zip(points, batches, strict=True))
+            ]
+        )
+
+    records, outcomes = [], []
+    flags = [NO_ACTIVE_TESTS, *([finding] if (finding := training_mode(model)) is not None else [])]
+    with evaluation_mode(model):
+        clean = scored([x for x, _ in batches], system, "clean")
+        for setting in settings:
+            for radius in radii:
+                started = time.perf_counter()
+                points = []
+                for chunk, (x, y) in enumerate(batches):
+                    keys = (system, setting.name, format_fraction(radius), chunk)
+                    generator = derive_generator(seed, "attack", *keys)
+                    points.append(setting.run(model, x, y, radius, generator))
+                    done += len(x)
+                    if progress is not None:
+                        progress(done, total)
+                scores = scored(points, system, setting.name, format_fraction(radius))
+                record = _record(system, setting, radius, clean, scores, seed, tier)
+                seconds = time.perf_counter() - started
+                records.append(replace(record, seconds=seconds, red_flags=tuple(flags)))
+                outcomes.append(
+                    Outcome(setting.name, radius, torch.cat([p.cpu() for p in points]), scores.correct)
+                )
+    flagged = _with_rises(records, outcomes, clean.correct)
+    return RobustnessReport(system, tuple(flagged), tuple(outcomes), clean.correct)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of all batches in one."""
+    return Scores(
+        torch.cat([part.errors for part in parts]),
+        parts[0].resubmissions,
+        torch.cat([part.single_errors for part in parts]),
+        parts[0].draws,
+        parts[0].random,
+    )
+
+
+def _record(
+    system: str,
+    setting: AttackSetting,
+    eps: float,
+    clean: Scores,
+    scores: Scores,
+    seed: int,
+    tier: str,
+) -> Record:
+    n = len(scores.errors)
+    return Record(
+        system=system,
+        attack=setting.name,
+        preset=setting.preset,
+        norm=setting.norm,
+        eps=format_fraction(eps),
+        steps=setting.steps,
+        eot=setting.eot,
+        restarts=setting.restarts,
+        n=n,
+        draws=scores.draws,
+        seed=seed,
+        clean_accuracy=clean.accuracy,
+        clean_ci95=wilson(clean.accuracy * n, n),
+        robust_accuracy=scores.accuracy,
+        ci95=wilson(scores.accuracy * n, n),
+        single_draw_accuracy=scores.single_draw_accuracy,
+        persistent_accuracy=scores.persistent_accuracy(10),
+        persistent={str(q): scores.persistent_accuracy(q) for q in TRIES},
+        clean_persistent={str(q): clean.persistent_accuracy(q) for q in TRIES},
+        tier=tier,
+        details={"resubmissions": scores.resubmissions, "loss": setting.loss},
+    )
+
+
+def _with_rises(records: Sequence[Record], outcomes: Sequence[Outcome], clean: Tensor) -> Iterator[Record]:
+    """Flag records whose accuracy lies above that of a smaller radius, or of the clean images."""
+    findings: list[Finding] = []
+    if len(clean) > 1:
+        comparisons = []
+        for name in dict.fromkeys(outcome.attack for outcome in outcomes):
+            same = sorted((o for o in outcomes if o.attack == name), key=lambda outcome: outcome.eps)
+            named = [(_title(name, format_fraction(o.eps)), o.correct) for o in same]
+            comparisons += rising("rises_with_eps", [("clean images", clean), *named])
+        findings = excesses(comparisons)
+    for record in records:
+        title = _title(record.attack, record.eps)
+        own = [finding for finding in findings if finding.measured["upper"] == title]
+        yield replace(record, red_flags=(*record.red_flags, *own))
+
+
+def _title(attack: str, eps: str) -> str:
+    return f"{attack} at eps {eps}"
+
+
+def _device(model: Any) -> torch.device:
+    if isinstance(model, nn.Module):
+        for tensor in [*model.parameters(), *model.buffers()]:
+            return tensor.device
+    return torch.device("cpu")

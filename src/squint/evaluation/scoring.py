@@ -1,0 +1,145 @@
+"""Scoring rules: how often fresh deployments of a randomised model err on given images.
+
+A deployment (one resubmission) averages S fresh draws. Each image is submitted R times; e of them err.
+Nothing is thresholded: accuracy is the mean over images of 1 - e/R.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from squint._checks import HasMemberLogits, check_labels, check_logits
+from squint._random import derive_generator, noise
+from squint.attacks.gradients import AnyModel
+from squint.ensemble import Ensemble, varies
+
+RESUBMISSIONS = 64
+_DRAWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Outcomes of fresh deployments, per image.
+
+    Attributes:
+        errors: resubmissions that erred (n,), whole numbers.
+        resubmissions: how many there were.
+        single_errors: share of single draws that erred (n,).
+        draws: draws S per deployment.
+        random: whether two deployments can differ; one that cannot is asked once.
+    """
+
+    errors: Tensor
+    resubmissions: int
+    single_errors: Tensor
+    draws: int
+    random: bool = True
+
+    @property
+    def correct(self) -> Tensor:
+        """Each image's share of correct deployments, float64 (n,)."""
+        return 1 - self.errors.double() / self.resubmissions
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy under the deployed rule."""
+        return float(self.correct.mean())
+
+    @property
+    def single_draw_accuracy(self) -> float:
+        """Accuracy of one draw of all members."""
+        return float(1 - self.single_errors.double().mean())
+
+    def persistent_accuracy(self, tries: int) -> float | None:
+        """Return the accuracy against an attacker who submits each image `tries` times; None below R = 4q.
+
+        One try is the deployed rule itself and needs no more than R = 1. The unbiased estimate
+        C(R - e, q)/C(R, q) of the chance that no submission errs; a model without noise answers every
+        submission alike.
+        """
+        if not self.random:
+            return self.accuracy
+        if tries > 1 and self.resubmissions < 4 * tries:
+            return None
+        total = math.comb(self.resubmissions, tries)
+        survives = [math.comb(self.resubmissions - int(e), tries) / total for e in self.errors.tolist()]
+        return sum(survives) / len(survives)
+
+
+def is_random(model: AnyModel) -> bool:
+    """Return whether two calls of the model can differ in evaluation mode.
+
+    Only modules made of torch's and squint's own parts can be known to be still; everything else is taken to
+    be random.
+    """
+    if isinstance(model, Ensemble):
+        return any(varies(member) for member in model.members)
+    return not isinstance(model, nn.Module) or varies(model)
+
+
+def deployed_draws(model: AnyModel) -> int:
+    """Return how many draws one prediction averages: the model's own `draws`; 1 without `member_logits`."""
+    draws = getattr(model, "draws", 1) if isinstance(model, HasMemberLogits) else 1
+    return draws if isinstance(draws, int) else 1
+
+
+@torch.no_grad()
+def score(
+    model: AnyModel,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: int,
+    resubmissions: int,
+    seed: int,
+    keys: tuple[object, ...],
+) -> Scores:
+    """Return the outcomes of `resubmissions` fresh deployments of the model on every image.
+
+    Args:
+        model: what is scored, in evaluation mode; without `member_logits` a deployment is one call.
+        x: images (batch, ...).
+        y: labels (batch,).
+        draws: draws S per deployment.
+        resubmissions: deployments R; a model without noise is asked once.
+        seed: base of the score stream.
+        keys: what else the stream depends on (system, attack, eps, chunk).
+    """
+    generator = derive_generator(seed, "score", *keys)
+    random = is_random(model)
+    if not random:
+        resubmissions, draws = 1, 1
+    if not isinstance(model, HasMemberLogits):
+        wrong = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        with noise(generator):
+            for _ in range(resubmissions):
+                logits = model(x)
+                _check(logits, y)
+                wrong += _errs(logits, y)
+        return Scores(wrong.cpu(), resubmissions, wrong.cpu() / resubmissions, 1, random)
+    errors = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+    single = torch.zeros_like(errors)
+    at_once = max(1, _DRAWS_AT_ONCE // draws)
+    for first in range(0, resubmissions, at_once):
+        count = min(at_once, resubmissions - first)
+        logits = model.member_logits(x, count * draws, generator=generator)
+        _check(logits[0, 0], y)
+        probabilities = logits.double().softmax(-1).mean(1)
+        single += _errs(probabilities, y).sum(0)
+        errors += _errs(probabilities.view(count, draws, *probabilities.shape[1:]).mean(1), y).sum(0)
+    return Scores(errors.cpu(), resubmissions, single.cpu() / (resubmissions * draws), draws, random)
+
+
+def _check(logits: Tensor, y: Tensor) -> None:
+    check_logits(logits, len(y))
+    check_labels(y, len(y), logits.shape[1])
+
+
+def _errs(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return whether the largest output is not the label's; an output with NaN errs."""
+    wrong: Tensor = (outputs.argmax(-1) != y) | outputs.isnan().any(-1)
+    return wrong.long()

@@ -1,0 +1,82 @@
+"""The white-box attack that preflight and active tests use unless they are given another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from squint import attacks as A
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.incumbent import best_of
+
+Attack = Callable[[AnyModel, Tensor, Tensor, float, torch.Generator], Tensor]
+"""(model, x, y, eps, generator) -> adversarial images, in [0, 1] and within eps."""
+
+
+@dataclass(frozen=True)
+class WhiteBox:
+    """Targeted pooled-margin PGD, then targeted APGD on the pooled margin from where that ended.
+
+    The margin serves any number of classes, where the difference-of-logits ratio needs four.
+
+    Attributes:
+        steps: steps per target and stage; refinements take five times as many in the first stage.
+        restarts: independent runs, of which each image's best is kept.
+        eot: single draws per gradient.
+        chunk: draws whose graph is held in memory at once.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    eot: int = 8
+    chunk: int | None = None
+
+    def doubled(self) -> WhiteBox:
+        """Return the attack with twice the steps, restarts and draws."""
+        return replace(self, steps=2 * self.steps, restarts=2 * self.restarts, eot=2 * self.eot)
+
+    def __call__(
+        self, model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return adversarial images."""
+        best: Tensor | None = None
+        for _ in range(self.restarts):
+            first = A.targeted(
+                model,
+                x,
+                y,
+                eps=eps,
+                steps=self.steps,
+                refine_steps=5 * self.steps,
+                eot=self.eot,
+                chunk=self.chunk,
+                generator=generator,
+            )
+            found = A.apgd_targeted(
+                model,
+                x,
+                y,
+                eps=eps,
+                steps=self.steps,
+                screened=3,
+                refined=1,
+                eot=self.eot,
+                loss="margin",
+                chunk=self.chunk,
+                generator=generator,
+                start=first,
+            )
+            best = found if best is None else keep_better(model, y, [best, found], self.eot, generator)
+        assert best is not None
+        return best
+
+
+def keep_better(
+    model: AnyModel, y: Tensor, points: list[Tensor], draws: int, generator: torch.Generator
+) -> Tensor:
+    """Return for each image the point of the highest pooled margin, all on one bank of `draws` draws."""
+    with evaluation_mode(model):
+        return best_of(Units(model, y, draws), points, generator)

@@ -1,0 +1,184 @@
+"""The parity gate: does the exported graph compute what the ensemble computes?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from squint._checks import InputError
+from squint._random import derive_generator
+from squint.ensemble import Ensemble, log_mean_probability
+from squint.export.onnx.runtime import OnnxModel
+
+RUNS = 32
+"""Predictions of each image that a stochastic graph and its ensemble are compared over."""
+STOCHASTIC_IMAGES = 32
+MAX_MEAN_DEVIATION = 1.5
+"""Root mean square of (difference of means)/(its standard error); 1.02 for two equal distributions."""
+MAX_VARIANCE_DEVIATION = 4.0
+"""Mean difference of the variances in standard errors over images."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One session of the graph beside the ensemble.
+
+    Attributes:
+        optimized: whether the runtime's graph optimizations were on.
+        accuracy: of the graph; None without labels.
+        disagreement: share of images with another predicted class; None for stochastic graphs.
+        max_difference: largest difference of a log probability; None for stochastic graphs.
+        mean_deviation: root mean square over images and classes of the difference between the mean
+            probabilities in standard errors; None for deterministic graphs.
+        variance_deviation: difference of the variances over draws, averaged over images, in standard errors;
+            None for deterministic graphs.
+    """
+
+    optimized: bool
+    accuracy: float | None
+    disagreement: float | None = None
+    max_difference: float | None = None
+    mean_deviation: float | None = None
+    variance_deviation: float | None = None
+
+    def problem(self, max_disagreement: float) -> str | None:
+        """Return what is wrong in one clause, or None."""
+        where = f"with graph optimizations {'on' if self.optimized else 'off'}"
+        if self.disagreement is not None and self.disagreement > max_disagreement:
+            return f"{self.disagreement:.1%} of predictions differ {where}; allowed: {max_disagreement:.1%}"
+        for name, value, limit in (
+            ("mean", self.mean_deviation, MAX_MEAN_DEVIATION),
+            ("variance", self.variance_deviation, MAX_VARIANCE_DEVIATION),
+        ):
+            if value is not None and not abs(value) <= limit:
+                return f"the {name} over draws is {value:.2f} standard errors off {where}; allowed: {limit}"
+        return None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The ensemble beside its graph, graph optimizations on and off.
+
+    Attributes:
+        rounding: of both.
+        n: images.
+        accuracy: of the ensemble; None without labels.
+        comparisons: one for each session.
+    """
+
+    rounding: str
+    n: int
+    accuracy: float | None
+    comparisons: tuple[Comparison, ...]
+
+
+def check_parity(
+    twin: Ensemble,
+    model: bytes,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    rounding: str,
+    max_disagreement: float = 0.02,
+    force: bool = False,
+) -> Parity:
+    """Return how the graph compares with the ensemble, or refuse it.
+
+    Args:
+        twin: the ensemble in evaluation mode on the CPU, in the rounding mode of the graph.
+        model: the exported model.
+        images: (n, ...) real images; stochastic graphs are compared on the first 32.
+        labels: (n,) their labels.
+        rounding: "nearest" compares predictions, "sample" mean and variance over draws.
+        max_disagreement: largest share of images whose deterministic prediction may change.
+        force: report a difference instead of raising.
+
+    Raises:
+        squint.InputError: they differ by more than is allowed.
+    """
+    sampled = rounding == "sample"
+    images = images[:STOCHASTIC_IMAGES] if sampled else images
+    labels = None if labels is None else labels[: len(images)].cpu()
+    ours = _samples(twin, images) if sampled else _logits(twin, images)
+    compare = _compare_samples if sampled else _compare_logits
+    comparisons = tuple(
+        compare(OnnxModel(model, optimized=optimized), optimized, images, labels, ours)
+        for optimized in (True, False)
+    )
+    problem = next((p for p in (c.problem(max_disagreement) for c in comparisons) if p), None)
+    if problem and not force:
+        raise InputError(
+            f"the exported graph does not match the ensemble: {problem} "
+            "(integer_sums=False is closer, force=True writes it)"
+        )
+    scores = ours.double().exp().mean(0) if sampled else ours
+    return Parity(rounding, len(images), _accuracy(scores, labels), comparisons)
+
+
+def _accuracy(scores: Tensor, labels: Tensor | None) -> float | None:
+    return None if labels is None else float((scores.argmax(-1) == labels).double().mean())
+
+
+def _logits(twin: Ensemble, images: Tensor) -> Tensor:
+    # Nothing is drawn under "nearest": one draw is all of them, and the generator spares squint's stream.
+    generator = derive_generator(0, "parity")
+    with torch.no_grad():
+        parts = [
+            log_mean_probability(twin.member_logits(part, 1, generator=generator))
+            for part in torch.split(images.cpu().float(), 128)
+        ]
+    return torch.cat(parts)
+
+
+def _samples(twin: Ensemble, images: Tensor) -> Tensor:
+    """Return (RUNS, n, classes) log mean probabilities, each over the ensemble's own draws."""
+    generator = derive_generator(0, "parity")
+    x = images.cpu().float()
+    with torch.no_grad():
+        runs = [
+            log_mean_probability(twin.member_logits(x, twin.draws, generator=generator)) for _ in range(RUNS)
+        ]
+    return torch.stack(runs)
+
+
+def _compare_logits(
+    model: OnnxModel, optimized: bool, images: Tensor, labels: Tensor | None, ours: Tensor
+) -> Comparison:
+    theirs = torch.cat([model(part.cpu().float()) for part in torch.split(images, 128)])
+    return Comparison(
+        optimized,
+        _accuracy(theirs, labels),
+        disagreement=float((theirs.argmax(1) != ours.argmax(1)).double().mean()),
+        max_difference=float((theirs - ours).abs().max()),
+    )
+
+
+def _compare_samples(
+    model: OnnxModel, optimized: bool, images: Tensor, labels: Tensor | None, ours: Tensor
+) -> Comparison:
+    theirs = torch.stack([model(images.cpu().float()) for _ in range(RUNS)]).double().exp()
+    mine = ours.double().exp()
+    return Comparison(
+        optimized,
+        _accuracy(theirs.mean(0), labels),
+        mean_deviation=_mean_deviation(mine, theirs),
+        variance_deviation=_variance_deviation(mine, theirs),
+    )
+
+
+def _mean_deviation(a: Tensor, b: Tensor) -> float:
+    """Return the root mean square of z over images and classes, from (runs, images, classes)."""
+    error = (a.var(0) + b.var(0)) / len(a)
+    # Below this a probability does not matter, and its standard error is float rounding.
+    z = (a.mean(0) - b.mean(0)) / error.clamp_min(1e-10).sqrt()
+    return float(z.square().mean().sqrt())
+
+
+def _variance_deviation(a: Tensor, b: Tensor) -> float:
+    """Return the mean over images of the total variance's difference, in standard errors over images."""
+    difference = (b.var(0) - a.var(0)).sum(-1)
+    error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(difference.mean()) / max(error, 1e-10)

@@ -1,0 +1,128 @@
+"""Attacks on weights that are there: one file, or all of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from squint import data as D
+from squint._checks import InputError, check_number
+from squint.ensemble import Ensemble
+from squint.evaluation import RobustnessReport, evaluate
+from squint.evaluation.settings import named_settings, radii_of
+from squint.export import load
+from squint.models import spec_of
+from squint.study.config import RecipeConfig, SystemConfig
+from squint.study.folder import read_config
+from squint.study.progress import Bar
+
+_ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
+"""What holds for a file that is in no run folder: digits, the seed protocol at 5/255."""
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """Attack a weights file, or every weights file of a run folder, and print the records.
+
+    Examples:
+      squint attack runs/digits --eps 16/255 32/255
+      squint attack runs/digits/weights/stochastic.safetensors --attacks fgsm pgd pgd-eot10
+      squint attack mine.safetensors --dataset folder:images --output records.json
+    """
+
+    dataset: str | None = None
+    """Data set whose test images are attacked; default: the run's, or digits."""
+    data_dir: str | None = None
+    """Folder with the data set's files; default: the run's, or the cache."""
+    eps: tuple[str, ...] = ()
+    """L-infinity radii, as fractions such as 5/255; default: the run's, or 5/255."""
+    attacks: tuple[str, ...] = ()
+    """pgd (the seed protocol), fgsm or pgd-eot10; default: the run's, or pgd."""
+    images: int | None = None
+    """Test images, from the first; default: as many as the run's, or 500."""
+    draws: int | None = None
+    """Draws S per prediction; default: the file's own."""
+    resubmissions: int | None = None
+    """Fresh deployments of every image that are scored; default: the run's, or 64."""
+    seed: int | None = None
+    """Base of every random stream; default: the run's, or 0."""
+
+
+def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[RobustnessReport]:
+    """Return one report per weights file.
+
+    Args:
+        path: a file from `squint.save`, or a run folder; the recipe of the run it is or lies in gives what
+            `options` leaves open.
+        options: what to attack, and how.
+        bar: where progress goes.
+
+    Raises:
+        squint.InputError: no weights, weights for other images than these, or an option out of range.
+    """
+    recipe, files = _targets(path)
+    known = recipe or _ALONE
+    settings = named_settings(options.attacks or known.attack.attacks)
+    radii = radii_of(options.eps or (known.eps, *known.curve), settings)
+    images = check_number("images", _first(options.images, known.attack.images), 1, whole=True)
+    resubmissions = check_number(
+        "resubmissions", _first(options.resubmissions, known.attack.resubmissions), 1
+    )
+    check_number("draws", _first(options.draws, 1), 1)
+    systems = [(file, load(file)) for file in files]
+    test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
+    for file, ens in systems:
+        _check_fit(file, ens, test)
+    reports = []
+    for file, ens in systems:
+        bar.start(f"attack {file.stem}", min(images, len(test)) * len(radii) * len(settings))
+        report = evaluate(
+            ens,
+            test,
+            radii,
+            settings,
+            system=file.stem,
+            draws=options.draws,
+            resubmissions=resubmissions,
+            seed=_first(options.seed, known.seed),
+            limit=images,
+            batch_size=known.attack.batch_size,
+            tier=recipe.systems[file.stem].objective.tier if recipe else "A",
+            progress=lambda done, _: bar.move(done),
+        )
+        reports.append(report)
+    return reports
+
+
+def _first(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _targets(path: Path) -> tuple[RecipeConfig | None, Sequence[Path]]:
+    """Return the recipe of the run that `path` is or lies in, if any, and the weights to attack."""
+    if path.is_dir():
+        recipe = read_config(path)
+        files = [path / "weights" / f"{name}.safetensors" for name in recipe.systems]
+        present = [file for file in files if file.is_file()]
+        if not present:
+            raise InputError(f"{path} has no weights yet: squint train or squint run --resume makes them")
+        return recipe, present
+    run = path.parent.parent
+    if path.parent.name == "weights" and (run / "config.yaml").is_file():
+        recipe = read_config(run)
+        if path.stem in recipe.systems:
+            return recipe, [path]
+    return None, [path]
+
+
+def _check_fit(file: Path, ens: Ensemble, test: D.ImageData) -> None:
+    """Refuse data of other channels or classes than the weights are for."""
+    for member in ens.members:
+        spec = spec_of(getattr(member, "network", member)) or {}
+        for name, found in (("in_channels", test.shape[0]), ("num_classes", test.num_classes)):
+            if spec.get(name, found) != found:
+                raise InputError(
+                    f"{file} is for images with {name} {spec[name]}; {test.name} has {found}: name another "
+                    "data set with --dataset"
+                )

@@ -1,0 +1,284 @@
+"""A study as data: data set, network, systems, training and attack, checked when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from squint._checks import check_bits, check_choice, format_fraction, nearest, parse_fraction
+from squint.data import NAMES
+from squint.evaluation.settings import named_settings
+from squint.models import MODELS
+from squint.training import ObjectiveConfig, TrainConfig
+
+_FROZEN = ConfigDict(extra="forbid", frozen=True)
+_SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(config=_FROZEN)
+class MemberConfig:
+    """How one member is quantized; bits None keep full precision."""
+
+    weight_bits: int | None = None
+    """1..8: of the weights of all layers but the first and the last."""
+    activation_bits: int | None = None
+    """1..8: of the inputs of all layers but the first and the last."""
+    first_last_bits: int | None = None
+    """1..8: of weights and inputs of the first and the last layer."""
+    input_bits: int | None = None
+    """1..8: of the image."""
+    noise: Literal["uniform", "logistic", "gaussian"] = "uniform"
+    """Family of the quantizers' noise."""
+    input_width: float = Field(default=1.0, ge=0)
+    """Noise width of the image's quantizer, in steps; 0 for none."""
+    activation_width: float = Field(default=0.0, ge=0)
+    """Noise width of the activations' quantizers, in steps; 0 for none."""
+    granularity: Literal["element", "channel", "example", "tensor"] = "element"
+    """What shares one draw of the noise."""
+
+    @field_validator("weight_bits", "activation_bits", "first_last_bits", "input_bits")
+    @classmethod
+    def _bits(cls, value: int | None) -> int | None:
+        check_bits("bits", value)
+        return value
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything is quantized at all."""
+        bits = (self.weight_bits, self.activation_bits, self.first_last_bits, self.input_bits)
+        return any(value is not None for value in bits)
+
+
+@dataclass(config=_FROZEN)
+class SystemConfig:
+    """One row of the comparison: an ensemble and the loss it is trained with."""
+
+    title: str = ""
+    """Name in tables and plots."""
+    description: str = ""
+    """One sentence for the report."""
+    members: tuple[MemberConfig, ...] = (MemberConfig(),)
+    """One entry per member."""
+    draws: int = Field(default=4, ge=1)
+    """Noise samples S per member of the deployed prediction."""
+    training_draws: int = Field(default=1, ge=1)
+    """Noise samples per member and training step."""
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    """The terms of the training loss."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> SystemConfig:
+        if not self.members:
+            raise ValueError("members is empty; allowed: one member or more")
+        if self.objective.agreement > 0 and self.training_draws < 2:
+            raise ValueError(
+                f"training_draws is {self.training_draws}; allowed: 2 or more where objective.agreement is "
+                f"above 0 (here {self.objective.agreement:g})"
+            )
+        return self
+
+
+@dataclass(config=_FROZEN)
+class AttackConfig:
+    """How the systems are attacked and scored."""
+
+    images: int = Field(default=500, ge=1)
+    """Test images that are attacked, from the first."""
+    attacks: tuple[str, ...] = ("seed",)
+    """seed (the seed protocol), fgsm or pgd-eot10, run one after another; the first is the headline's."""
+    resubmissions: int = Field(default=64, ge=1)
+    """Fresh deployments of every image that are scored."""
+    batch_size: int = Field(default=100, ge=1)
+    """Images attacked at once; part of what the noise depends on."""
+
+    @field_validator("attacks")
+    @classmethod
+    def _attacks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        named_settings(value)
+        return value
+
+
+@dataclass(config=_FROZEN)
+class RecipeConfig:
+    """A whole study: train systems on one data set, attack them all, compare."""
+
+    name: str = "study"
+    """Name of the recipe."""
+    description: str = ""
+    """What the recipe shows."""
+    dataset: str = "digits"
+    """digits, fashion-mnist, cifar10, cifar100 or folder:PATH."""
+    data_dir: str | None = None
+    """Folder with the data set's files; None: the cache, filled by a download."""
+    validation: int | None = Field(default=None, ge=0)
+    """Training images held out for validation; None: the data set's default."""
+    model: str = "small_cnn"
+    """small_cnn, resnet8, resnet20 or resnet18."""
+    width: int = Field(default=16, ge=1)
+    """Channels of the network's first layer."""
+    systems: dict[str, SystemConfig] = Field(default_factory=dict)
+    """What is compared, by name."""
+    headline: str | None = None
+    """Name of the system that the study is about; None: the last one."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """Training, shared by all systems; their own objectives and training_draws replace the ones here."""
+    attack: AttackConfig = Field(default_factory=AttackConfig)
+    """Attack and scoring."""
+    eps: str = "5/255"
+    """L-infinity radius of the headline, a fraction in [0, 1]."""
+    curve: tuple[str, ...] = ("2/255", "8/255")
+    """Further radii, for the curve of accuracy against eps."""
+    seed: int = Field(default=0, ge=0)
+    """Base of every random stream of the study."""
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _eps(cls, value: Any) -> Any:
+        return _radius(value)
+
+    @field_validator("curve", mode="before")
+    @classmethod
+    def _curve(cls, value: Any) -> Any:
+        return tuple(_radius(eps) for eps in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str) -> str:
+        check_choice("model", value, MODELS)
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _dataset(cls, value: str) -> str:
+        if not value.startswith("folder:"):
+            check_choice("dataset", value, (*NAMES, "folder:PATH"))
+        return value
+
+    @field_validator("train")
+    @classmethod
+    def _train(cls, value: TrainConfig) -> TrainConfig:
+        if value.devices != 1:
+            raise ValueError(f"train.devices is {value.devices}; allowed in a study: 1")
+        if value.objective != ObjectiveConfig() or value.draws != 1:
+            raise ValueError(
+                "train.objective and train.draws are set; allowed in a study: the objective and "
+                "training_draws of each system"
+            )
+        return value
+
+    @field_validator("systems")
+    @classmethod
+    def _systems(cls, value: dict[str, SystemConfig]) -> dict[str, SystemConfig]:
+        for name in value:
+            # They are the names of files and of command-line options.
+            if not _SYSTEM_NAME.fullmatch(name):
+                raise ValueError(f"systems has {name!r}; allowed: names of letters, digits, - and _")
+        return value
+
+    @model_validator(mode="after")
+    def _headline(self) -> RecipeConfig:
+        if not self.systems:
+            raise ValueError("systems is empty; allowed: one system or more")
+        if self.headline is not None:
+            check_choice("headline", self.headline, self.systems)
+        return self
+
+    @property
+    def headline_system(self) -> str:
+        """Name of the system that the study is about."""
+        return self.headline or list(self.systems)[-1]
+
+
+def _radius(value: Any) -> Any:
+    """Return a radius as text; YAML reads 0.02 as a number."""
+    if isinstance(value, str | int | float):
+        parse_fraction("eps", value)
+        return value if isinstance(value, str) else str(value)
+    return value
+
+
+ADAPTER = TypeAdapter(RecipeConfig)
+"""Makes a `RecipeConfig` of plain data, checked, and plain data of it."""
+
+_INSIDE = {
+    "train": TrainConfig,
+    "attack": AttackConfig,
+    "systems": SystemConfig,
+    "members": MemberConfig,
+    "objective": ObjectiveConfig,
+}
+
+
+def fields_at(path: tuple[str | int, ...]) -> list[str]:
+    """Return the names of the fields that are allowed at a place of a recipe."""
+    kind: Any = RecipeConfig
+    named = False
+    for part in path:
+        # What follows `systems` and `members` is a system's name or a member's number.
+        named, before = part in ("systems", "members") and not named, named
+        if not before:
+            kind = _INSIDE.get(str(part), kind)
+    return list(kind.__dataclass_fields__)
+
+
+def problem(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as place, value and what is allowed."""
+    *path, last = error["loc"] or ("recipe",)
+    place = ".".join(str(part) for part in (*path, last))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"unknown key {place}{nearest(str(last), fields_at(tuple(path)))}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] != "value_error":
+        return f"{place} is {_short(error['input'])}; allowed: {message}"
+    # Our own checks say what is allowed; those of a whole section also name the field.
+    if isinstance(error["input"], str | int | float | list | tuple | None) and "; allowed: " in message:
+        return f"{place} is {_short(error['input'])}; allowed: {message.split('; allowed: ', 1)[1]}"
+    return message if place in ("recipe", "train") else f"{place}: {message}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def to_plain(config: RecipeConfig) -> dict[str, Any]:
+    """Return the recipe as plain data, every field present."""
+    plain: dict[str, Any] = ADAPTER.dump_python(config, mode="json")
+    return plain
+
+
+def decisive(config: RecipeConfig) -> dict[str, Any]:
+    """Return what decides a study's results as plain data: not where its data lie."""
+    plain = to_plain(config) | {"headline": config.headline_system}
+    plain.pop("data_dir")
+    return plain
+
+
+def config_hash(config: RecipeConfig) -> str:
+    """Return a hash of everything that decides a study's results."""
+    return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], place: str = "") -> str | None:
+    """Return the dotted name of the first field in which two plain recipes differ, or None."""
+    for key in [*a, *(key for key in b if key not in a)]:
+        name = f"{place}{key}"
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            deeper = first_difference(left, right, f"{name}.")
+            if deeper is not None:
+                return deeper
+        elif left != right:
+            return f"{name} (was {left!r}, now {right!r})"
+    return None
+
+
+def radius_text(eps: str) -> str:
+    """Return a radius as records write it."""
+    return format_fraction(parse_fraction("eps", eps))

@@ -1,0 +1,95 @@
+"""Networks from a recipe, and facts about them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+import squint.models as M
+from squint import data as D
+from squint._random import derive_seed
+from squint.ensemble import Ensemble
+from squint.quantize import quantize, quantizers
+from squint.study.config import MemberConfig, RecipeConfig, SystemConfig
+
+
+def channel_statistics(data: D.ImageData) -> tuple[list[float], list[float]]:
+    """Return the mean and standard deviation of each channel, of images in [0, 1]."""
+    images = data.images.double().div(255)
+    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
+    return [round(float(v), 5) for v in mean], [round(max(float(v), 1e-3), 5) for v in std]
+
+
+def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensemble:
+    """Return a system's ensemble with fresh weights; equal recipes and seeds give equal weights.
+
+    Member k starts from the same weights in every system of a study, so that systems differ by their
+    quantization and their loss alone. Torch's global generator is left as it was.
+    """
+    system = recipe.systems[name]
+    mean, std = channel_statistics(train)
+    members = []
+    with torch.random.fork_rng(devices=[]):
+        for place, member in enumerate(system.members):
+            torch.manual_seed(derive_seed(recipe.seed, "weights", place))
+            network = M.MODELS[recipe.model](
+                train.num_classes, train.shape[0], recipe.width, mean=mean, std=std
+            )
+            members.append(quantized(network, member))
+    return Ensemble(members, system.draws)
+
+
+def quantized(network: nn.Module, member: MemberConfig) -> nn.Module:
+    """Return the network quantized as a recipe's member says, or as it is."""
+    if not member.quantized:
+        return network
+    return quantize(
+        network,
+        member.weight_bits,
+        member.activation_bits,
+        member.input_bits,
+        first_last_bits=member.first_last_bits,
+        noise=member.noise,
+        input_width=member.input_width,
+        activation_width=member.activation_width,
+        granularity=member.granularity,
+    )
+
+
+def describe_system(name: str, system: SystemConfig, ens: Ensemble, seconds: float) -> dict[str, Any]:
+    """Return the facts about a trained system that the report shows."""
+    own = {id(p) for q in quantizers(ens) for p in q.parameters()}
+    return {
+        "name": name,
+        "title": system.title or name,
+        "description": system.description,
+        "tier": system.objective.tier,
+        "members": len(ens.members),
+        "parameters": sum(p.numel() for p in ens.parameters() if id(p) not in own),
+        "weight_bits": "/".join(
+            "32" if m.weight_bits is None else str(m.weight_bits) for m in system.members
+        ),
+        "input_bits": "/".join("32" if m.input_bits is None else str(m.input_bits) for m in system.members),
+        "training_draws": system.training_draws,
+        "training_seconds": seconds,
+    }
+
+
+def environment() -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the versions and the hardware that figures depend on."""
+    versions = {"python": platform.python_version()}
+    for package in ("squint-nn", "torch", "numpy", "lightning-fabric", "scikit-learn"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    hardware: dict[str, Any] = {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    return versions, hardware

@@ -1,0 +1,142 @@
+"""Checkpoints: everything that a training needs to go on as if it had never stopped, without pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squint._checks import InputError
+from squint._files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+_KEY = "squint_checkpoint"
+
+
+@dataclass
+class Progress:
+    """How far a training is; plain data.
+
+    Attributes:
+        step: steps done.
+        sums: each term of the loss, summed over the steps of the unfinished epoch.
+        seconds: time spent, over all runs.
+        entries: log entries of the finished epochs.
+        scaler: state of the gradient scaler of half precision; empty without one.
+    """
+
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor],
+    progress: Progress,
+    recipe: Mapping[str, Any],
+) -> None:
+    """Write weights, optimizer state, weight average and progress as one file, whole or not at all.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        module: the network that is trained.
+        optimizer: its optimizer.
+        average: running average of the weights by name; empty without one.
+        progress: how far the training is.
+        recipe: plain data that names the training; only the same one goes on from this file.
+    """
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    numbers: dict[str, float] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            elif value is not None:
+                numbers[f"{index}.{name}"] = value
+    header = {
+        "format_version": FORMAT_VERSION,
+        "recipe": dict(recipe),
+        "progress": asdict(progress),
+        "numbers": numbers,
+    }
+    write_tensors(path, tensors, {_KEY: json.dumps(header)})
+
+
+def load_checkpoint(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor],
+    recipe: Mapping[str, Any],
+) -> Progress:
+    """Restore `module`, `optimizer` and `average` in place, or change nothing, and return the progress.
+
+    Raises:
+        squint.InputError: no whole checkpoint, of another format, of another network or another training.
+    """
+    tensors, metadata = read_tensors(path)
+    version, stored_recipe, progress, numbers = _header(path, metadata)
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path} has format version {version}; this squint reads {FORMAT_VERSION}")
+    for key, value in recipe.items():
+        if stored_recipe.get(key) != value:
+            raise InputError(
+                f"{path} is of another training: {key} was {stored_recipe.get(key)!r}, is {value!r}; "
+                "train as before, or remove the file"
+            )
+    parts: dict[str, dict[str, Tensor]] = {"module": {}, "average": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    for part, expected in (("module", module.state_dict()), ("average", average)):
+        shapes = {name: (value.shape, value.dtype) for name, value in parts[part].items()}
+        if shapes != {name: (value.shape, value.dtype) for name, value in expected.items()}:
+            raise InputError(f"{path} holds the weights of another network")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, held in [*parts["optimizer"].items(), *numbers.items()]:
+        index, _, key = name.partition(".")
+        place = int(index) if index.isdecimal() else len(parameters)
+        fits = place < len(parameters) and (
+            not isinstance(held, Tensor) or held.ndim == 0 or held.shape == parameters[place].shape
+        )
+        if not fits:
+            raise InputError(f"{path} holds an optimizer of another network: {name}")
+        state.setdefault(place, {})[key] = held.clone() if isinstance(held, Tensor) else held
+    module.load_state_dict(parts["module"])
+    for name, kept in average.items():
+        kept.copy_(parts["average"][name])
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _header(
+    path: Path, metadata: Mapping[str, str]
+) -> tuple[int, dict[str, Any], Progress, dict[str, float]]:
+    """Return version, recipe, progress and the optimizer's numbers from a checkpoint's header, checked."""
+    try:
+        header = json.loads(metadata[_KEY])
+        recipe, numbers = dict(header["recipe"]), dict(header["numbers"])
+        progress = Progress(**header["progress"])
+        whole = all(type(value) is int and value >= 0 for value in (progress.step, header["format_version"]))
+        held = [progress.seconds, *dict(progress.sums).values(), *dict(progress.scaler).values()]
+        held += numbers.values()
+        plain = all(type(value) in (int, float) and math.isfinite(value) for value in held)
+        listed = isinstance(progress.entries, list) and all(isinstance(e, dict) for e in progress.entries)
+        if not (whole and plain and listed):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+        raise InputError(f"{path} is no checkpoint of squint's") from None
+    return header["format_version"], recipe, progress, numbers

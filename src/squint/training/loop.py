@@ -1,0 +1,276 @@
+"""The training loop: `fit`."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squint import data as D
+from squint._checks import InputError, InputTypeError
+from squint._random import derive_generator, derive_seed, noise
+from squint.ensemble import Ensemble
+from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from squint.training.config import TrainConfig
+from squint.training.interrupt import TrainingStopped, stop_requests
+from squint.training.objective import EnsembleObjective, Objective
+from squint.training.preparation import (
+    as_float,
+    check_classes,
+    gathered,
+    make_fabric,
+    make_optimizer,
+    prepare,
+    update_average,
+)
+from squint.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how training goes.
+
+    Attributes:
+        on_step: called after every step with the steps done and the steps in all.
+        on_epoch: called after every epoch with its log entry.
+    """
+
+    on_step: Callable[[int, int], None] = lambda _step, _total: None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda _entry: None
+
+
+def fit(
+    ens: Ensemble,
+    train_data: D.Data,
+    config: TrainConfig | None = None,
+    objective: Objective | None = None,
+    *,
+    validation: D.Data | None = None,
+    checkpoint: Path | None = None,
+    watcher: Watcher | None = None,
+) -> list[dict[str, Any]]:
+    """Train an ensemble in place and return one log entry per epoch (terms, accuracy, seconds).
+
+    Quantizers without ranges are calibrated first. Data order, augmentation and noise derive from
+    `config.seed` and the step alone, so a training that is stopped and continued from its checkpoint gives
+    the weights of one that never stopped. Torch's global generator is left as it was. The ensemble is left in
+    evaluation mode and without gradients, on the device of the training.
+
+    Args:
+        ens: the ensemble; its members' weights change.
+        train_data: images in [0, 1] (or uint8) and labels: a pair, an `ImageData` or an iterable of pairs.
+        config: how to train; None: the defaults.
+        objective: objective(ens, x, y, step) -> dict of named scalar terms, whose sum is minimised; None: the
+            loss that `config.objective` describes.
+        validation: data of the periodic evaluation; None: none.
+        checkpoint: file that is written after every epoch and on Ctrl-C, and continued where it exists.
+        watcher: callbacks for progress bars and logs.
+
+    Raises:
+        squint.InputError: the data or the configuration are not allowed, the loss or its gradient is not
+            finite, or the checkpoint is of another training.
+        squint.InputTypeError: `ens` is no ensemble, or the objective returns something else than named terms.
+        TrainingStopped: Ctrl-C, after the checkpoint was written.
+    """
+    if not isinstance(ens, Ensemble):
+        raise InputTypeError(f"fit needs a squint.Ensemble, got {type(ens).__name__}; use Ensemble([...])")
+    config = config or TrainConfig()
+    images, labels = gathered(train_data)
+    held_out = None if validation is None else gathered(validation)
+    if len(images) < config.batch_size:
+        raise InputError(
+            f"train.batch_size is {config.batch_size}; allowed: at most the {len(images)} images"
+        )
+    steps_per_epoch = len(images) // config.batch_size
+    objective = objective or EnsembleObjective(
+        config.objective, config.draws, steps_per_epoch * config.epochs
+    )
+    # Models and objectives may draw from torch's own generator; each step seeds it, and here it is put back.
+    devices = [torch.device("cuda", torch.cuda.current_device())] if _uses_cuda() else []
+    with torch.random.fork_rng(devices):
+        num_classes = prepare(ens, images, config)
+        check_classes(labels, num_classes, "labels")
+        if held_out is not None:
+            check_classes(held_out[1], num_classes, "validation labels")
+        run = _Run(ens, images, labels, config, objective, held_out, checkpoint, watcher or Watcher())
+        try:
+            with stop_requests() as stop:
+                run.train(stop)
+        finally:
+            run.optimizer.zero_grad(set_to_none=True)
+            ens.eval()
+    return run.progress.entries
+
+
+class _Run:
+    """One training: everything that lives from the first step to the last."""
+
+    def __init__(
+        self,
+        ens: Ensemble,
+        images: Tensor,
+        labels: Tensor,
+        config: TrainConfig,
+        objective: Objective,
+        validation: D.Batch | None,
+        checkpoint: Path | None,
+        watcher: Watcher,
+    ) -> None:
+        self.ens, self.config, self.objective, self.watcher = ens, config, objective, watcher
+        self.checkpoint, self.validation = checkpoint, validation
+        self.fabric = make_fabric(config)
+        if config.channels_last:
+            ens.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module, self.optimizer = self.fabric.setup(ens, make_optimizer(ens, config))
+        for method in ("member_logits", "logits_and_features", "features"):
+            self.module.mark_forward_method(method)
+        self.dtype = next(ens.parameters()).dtype
+        self.images, self.labels = images.to(self.fabric.device), labels.to(self.fabric.device)
+        self.scales = bool(self.fabric.strategy.precision.state_dict())
+        self.augment = D.Augmentation(crop=config.crop, flip=config.flip, cutout=config.cutout)
+        self.steps_per_epoch = len(images) // config.batch_size
+        self.total = self.steps_per_epoch * config.epochs
+        self.average = {
+            name: value.detach().clone() for name, value in ens.state_dict().items() if config.average > 0
+        }
+        self.progress = Progress()
+        if checkpoint is not None and checkpoint.exists():
+            self.progress = load_checkpoint(checkpoint, ens, self.optimizer, self.average, self.recipe())
+            self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
+        if self.progress.step > self.total:
+            raise InputError(f"{checkpoint} is at step {self.progress.step} of {self.total}")
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what a checkpoint must share with a training that goes on from it, as plain data."""
+        recipe = asdict(self.config)
+        for where in ("accelerator", "devices"):
+            recipe.pop(where)
+        return {**recipe, "images": len(self.images)}
+
+    def train(self, stop: threading.Event) -> None:
+        """Run all steps that are left, or until `stop` is set."""
+        progress, config = self.progress, self.config
+        started = time.perf_counter() - progress.seconds
+        self.ens.train()
+        while progress.step < self.total:
+            epoch, first = divmod(progress.step, self.steps_per_epoch)
+            order = D.epoch_permutation(len(self.images), derive_generator(config.seed, "order", epoch))
+            for batch in range(first, self.steps_per_epoch):
+                start = batch * config.batch_size
+                self._step(order[start : start + config.batch_size])
+                if stop.is_set():
+                    break
+            progress.seconds = time.perf_counter() - started
+            if progress.step % self.steps_per_epoch == 0:
+                self._end_epoch(epoch)
+            if stop.is_set():
+                self._save()
+                raise TrainingStopped
+        if self.average:
+            self.ens.load_state_dict(self.average)
+
+    def _step(self, order: Tensor) -> None:
+        """Do one step on the images at `order`, of which every device takes its share."""
+        progress, config, fabric = self.progress, self.config, self.fabric
+        step, rank = progress.step, fabric.global_rank
+        chosen = order[rank :: fabric.world_size].to(self.images.device)
+        x = as_float(self.images[chosen], self.dtype)
+        x = self.augment(x, derive_generator(config.seed, "augment", step, rank))
+        if config.channels_last:
+            x = x.to(memory_format=torch.channels_last)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate(step, self.total, config.schedule)
+        _seed_torch(derive_seed(config.seed, "torch", step, rank), fabric.device)
+        with fabric.autocast(), noise(derive_generator(config.seed, "noise", step, rank)):
+            terms = self.objective(self.module, x, self.labels[chosen], step)
+        loss, values = _summed(terms, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if config.clip_gradient:
+            # A gradient scaler skips steps that overflow by itself; other gradients must be finite.
+            norm = fabric.clip_gradients(
+                self.module, self.optimizer, max_norm=config.clip_gradient, error_if_nonfinite=False
+            )
+            if norm is not None and not self.scales and not math.isfinite(float(norm)):
+                raise InputError(f"the gradient is not finite at step {step}; lower train.learning_rate")
+        self.optimizer.step()
+        update_average(self.average, self.ens, config.average, step)
+        for name, value in values.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        progress.step = step + 1
+        self.watcher.on_step(progress.step, self.total)
+
+    def _end_epoch(self, epoch: int) -> None:
+        progress, config = self.progress, self.config
+        means = {name: value / self.steps_per_epoch for name, value in progress.sums.items()}
+        due = (epoch + 1) % config.evaluate_every == 0 or progress.step == self.total
+        entry = {
+            "event": "epoch",
+            "epoch": epoch + 1,
+            "epochs": config.epochs,
+            "terms": means | {"total": sum(means.values())},
+            "validation_accuracy": self._validate(*self.validation, epoch)
+            if self.validation and due
+            else None,
+            "seconds": progress.seconds,
+        }
+        progress.entries.append(entry)
+        progress.sums = {}
+        self._save()
+        self.watcher.on_epoch(entry)
+
+    def _validate(self, images: Tensor, labels: Tensor, epoch: int) -> float:
+        """Return the accuracy of the weights that would be kept now."""
+        ens, device = self.ens, self.fabric.device
+        held = {name: value.clone() for name, value in ens.state_dict().items()} if self.average else {}
+        if self.average:
+            ens.load_state_dict(self.average)
+        ens.eval()
+        right = 0
+        with torch.no_grad(), noise(derive_generator(self.config.seed, "validation", epoch)):
+            for x, y in D.iterate((images, labels), 256):
+                right += int((ens(x.to(device, self.dtype)).argmax(1) == y.to(device)).sum())
+        ens.train()
+        if self.average:
+            ens.load_state_dict(held)
+        return right / len(labels)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.fabric.is_global_zero:
+            self.progress.scaler = self.fabric.strategy.precision.state_dict()
+            save_checkpoint(
+                self.checkpoint, self.ens, self.optimizer, self.average, self.progress, self.recipe()
+            )
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _summed(terms: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+    """Return the sum of an objective's terms, and each value; read from the device once."""
+    named = isinstance(terms, Mapping) and bool(terms)
+    if not named or not all(isinstance(term, Tensor) and term.numel() == 1 for term in terms.values()):
+        raise InputTypeError("the objective must return a dict of named terms, each a tensor of one number")
+    stacked = torch.stack([term.float().reshape(()) for term in terms.values()])
+    if not stacked.requires_grad:
+        raise InputError("the objective's terms do not depend on the weights")
+    values = dict(zip(terms, stacked.tolist(), strict=True))
+    if not all(math.isfinite(value) for value in values.values()):
+        shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise InputError(f"the loss is not finite at step {step} ({shown}); lower train.learning_rate")
+    return stacked.sum(), values
