@@ -24,7 +24,7 @@ setup: .venv/test-ready
 	touch $@
 
 .venv/test-ready: .venv/ready
-	PIP_CONSTRAINT=constraints.txt $(INSTALL) --editable '.[test]'
+	PIP_CONSTRAINT=constraints.txt $(INSTALL) --editable '.[test,onnx]'
 	# Oracles that the tests compare with; they ask for torchvision, which they do not use and which needs CUDA.
 	$(INSTALL) --no-deps --constraint constraints.txt torchattacks pyautoattack
 	touch $@

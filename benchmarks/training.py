@@ -43,7 +43,7 @@ def _stochastic() -> Ensemble:
 def main() -> None:
     """Print the table."""
     plain = Ensemble([models.resnet8()], draws=1).train()
-    information = ObjectiveConfig(conditional_redundancy=0.5, information_warmup=0.0)
+    information = ObjectiveConfig(conditional_redundancy=0.1, information_warmup=0.0)
     tasks = {
         "plain": _step(plain, ObjectiveConfig(), 1),
         "information": _step(_stochastic(), information, 1),

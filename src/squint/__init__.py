@@ -4,8 +4,9 @@ from squint import attacks, data, information, models
 from squint._checks import InputError, InputTypeError
 from squint._random import noise, seed
 from squint.ensemble import Ensemble
-from squint.evaluation import RobustnessReport, evaluate
+from squint.evaluation import PlaneProfile, RobustnessReport, evaluate, information_plane
 from squint.export import load, save
+from squint.export.onnx import export_onnx
 from squint.quantize import (
     StochasticQuantizer,
     attacker_view,
@@ -23,6 +24,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "ObjectiveConfig",
+    "PlaneProfile",
     "RobustnessReport",
     "StochasticQuantizer",
     "TrainConfig",
@@ -31,8 +33,10 @@ __all__ = [
     "calibrate",
     "data",
     "evaluate",
+    "export_onnx",
     "fit",
     "information",
+    "information_plane",
     "load",
     "models",
     "noise",

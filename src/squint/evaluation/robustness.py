@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.intervals import wilson
+from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.model_flags import training_mode
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
-from squint.evaluation.settings import AttackSetting, named_settings, radii_of
+from squint.evaluation.settings import SEED_PROTOCOL, AttackSetting, named_settings, radii_of
 
 TRIES = (1, 10, 100)
 """Resubmissions q of the persistent attacker."""
@@ -41,6 +44,8 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 100,
     tier: str = "A",
+    sources: Mapping[str, AnyModel] | None = None,
+    folder: Path | None = None,
     progress: Progress | None = None,
 ) -> RobustnessReport:
     """Return how accurate the model is under attack, scored on draws that the attacker never saw.
@@ -53,7 +58,8 @@ def evaluate(
         model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
         data: images in [0, 1] and labels: a pair, an `ImageData` or an iterable of pairs.
         eps: L-infinity radius or radii, numbers or text such as "5/255".
-        attacks: "seed" (the seed protocol), or a list of "seed", "fgsm", "pgd-eot10" and `AttackSetting`s.
+        attacks: "seed" (the seed protocol), a list of "seed", "fgsm", "pgd-eot10" and `AttackSetting`s, or
+            one of the ladder's budgets: "quick", "standard" (with the active tests) or "exhaustive".
         system: name in the records.
         draws: draws S per deployed prediction; None: the model's own `draws`. A model without
             `member_logits` is deployed as one call.
@@ -62,13 +68,15 @@ def evaluate(
         limit: images used, from the first; None: all.
         batch_size: images attacked at once; part of the streams' keys.
         tier: training tier of the system, for the record (DESIGN section 4).
+        sources: further models that the ladder transfers from, by name.
+        folder: where the ladder keeps outcomes, so that a stopped one goes on; None: nowhere.
         progress: callback for a progress bar.
 
     Raises:
         squint.InputError: an argument is not allowed; TypeError (`InputTypeError`): data of another kind.
     """
-    settings = named_settings(attacks)
-    radii = radii_of(eps, settings)
+    settings = [] if isinstance(attacks, str) and attacks in PRESETS else named_settings(attacks)
+    radii = radii_of(eps, settings or [SEED_PROTOCOL])
     check_number("resubmissions", resubmissions, 1, whole=True)
     check_number("batch_size", batch_size, 1, whole=True)
     check_choice("tier", tier, ("A", "B", "C"))
@@ -76,6 +84,23 @@ def evaluate(
     if draws > 1 and not isinstance(model, HasMemberLogits):
         raise InputError(
             f"draws is {draws}; allowed: 1 for a model without member_logits, which is called once"
+        )
+    if not settings:
+        return ladder_report(
+            model,
+            data,
+            radii,
+            str(attacks),
+            system=system,
+            draws=draws,
+            resubmissions=resubmissions,
+            seed=seed,
+            limit=limit,
+            batch_size=batch_size,
+            tier=tier,
+            sources=sources,
+            folder=folder,
+            progress=progress,
         )
     images, labels = D.collect(data, limit)
     device = _device(model)

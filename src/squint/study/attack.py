@@ -17,7 +17,7 @@ from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
 from squint.study.progress import Bar
 
-_ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
+ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
 """What holds for a file that is in no run folder: digits, the seed protocol at 5/255."""
 
 
@@ -61,8 +61,8 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     Raises:
         squint.InputError: no weights, weights for other images than these, or an option out of range.
     """
-    recipe, files = _targets(path)
-    known = recipe or _ALONE
+    recipe, files = targets(path)
+    known = recipe or ALONE
     settings = named_settings(options.attacks or known.attack.attacks)
     radii = radii_of(options.eps or (known.eps, *known.curve), settings)
     images = check_number("images", _first(options.images, known.attack.images), 1, whole=True)
@@ -73,7 +73,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     systems = [(file, load(file)) for file in files]
     test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
     for file, ens in systems:
-        _check_fit(file, ens, test)
+        check_fit(file, ens, test)
     reports = []
     for file, ens in systems:
         bar.start(f"attack {file.stem}", min(images, len(test)) * len(radii) * len(settings))
@@ -99,7 +99,7 @@ def _first(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _targets(path: Path) -> tuple[RecipeConfig | None, Sequence[Path]]:
+def targets(path: Path) -> tuple[RecipeConfig | None, Sequence[Path]]:
     """Return the recipe of the run that `path` is or lies in, if any, and the weights to attack."""
     if path.is_dir():
         recipe = read_config(path)
@@ -116,7 +116,7 @@ def _targets(path: Path) -> tuple[RecipeConfig | None, Sequence[Path]]:
     return None, [path]
 
 
-def _check_fit(file: Path, ens: Ensemble, test: D.ImageData) -> None:
+def check_fit(file: Path, ens: Ensemble, test: D.ImageData) -> None:
     """Refuse data of other channels or classes than the weights are for."""
     for member in ens.members:
         spec = spec_of(getattr(member, "network", member)) or {}

@@ -90,6 +90,8 @@ class AttackConfig:
 
     images: int = Field(default=500, ge=1)
     """Test images that are attacked, from the first."""
+    ladder: Literal["quick", "standard", "exhaustive"] | None = None
+    """Budget of the ladder at the headline's radius; None: it is not climbed, and no figure is trusted."""
     attacks: tuple[str, ...] = ("seed",)
     """seed (the seed protocol), fgsm or pgd-eot10, run one after another; the first is the headline's."""
     resubmissions: int = Field(default=64, ge=1)

@@ -17,8 +17,8 @@ from squint.study.config import RecipeConfig, decisive, first_difference
 from squint.study.recipes import read_recipe, to_yaml
 
 _LOCK = ".lock"
-_OWN = ("results.json", "report.html", "log.jsonl")
-_OWN_FOLDERS = ("checkpoints", "weights", "examples", "figures", "systems")
+_OWN = ("results.json", "report.html", "log.jsonl", "plane.csv", "plane.json", "verdicts.json")
+_OWN_FOLDERS = ("checkpoints", "weights", "examples", "figures", "systems", "ladder", "evidence")
 
 
 class RunFolder:
@@ -90,6 +90,10 @@ class RunFolder:
     def examples(self, system: str) -> Path:
         """Return the file of a system's attacked images."""
         return self.path / "examples" / f"{system}.npz"
+
+    def evidence(self, system: str) -> Path:
+        """Return the file of a system's worst examples."""
+        return self.path / "evidence" / f"{system}.npz"
 
     def outcome(self, system: str) -> Path:
         """Return the file of a system's records."""

@@ -31,6 +31,8 @@ class RunOptions:
     """Continue the run in this folder."""
     overwrite: bool = False
     """Replace the run in this folder."""
+    seeds: tuple[int, ...] = ()
+    """Run the study once per seed and compare its systems; default for ablations: 0 1 2."""
 
 
 _FLAT = tyro.conf.arg(name="")
@@ -109,6 +111,11 @@ _BAD_NUMBER = re.compile(
     r"Error parsing (?P<option>--\S+): (?:invalid literal for int\(\) with base 10|"
     r"could not convert string to (?P<real>float)): (?P<value>'.*')"
 )
+_BAD_UNION = re.compile(
+    r"Error parsing (?P<option>--\S+): no type matching (?P<kinds>\S+) could be instantiated from "
+    r"\[(?P<value>'.*?')\]"
+)
+_KINDS = {"{None}": "None", "INT": "a whole number", "FLOAT": "a number", "STR": "text"}
 _BAD_CHOICE = re.compile(
     r"invalid choice (?P<value>'.*?') for argument '(?P<option>--\S+)'\. Expected one of \((?P<words>.*?),?\)"
 )
@@ -118,14 +125,18 @@ _SUGGESTED = re.compile(r"--[\w.-]+")
 
 def one_line(box: str, program: str) -> str:
     """Return tyro's boxed message as one line: option, value, what is allowed."""
-    # The box is drawn with lines or, where the terminal has none, with ASCII; a ruler parts its sections.
-    rows = [row.strip(" │|") for row in box.splitlines()]
-    rows = [row for row in rows if row and row[0] not in "╭╰+"]
+    # The box has a title in its frame or, where the terminal draws no lines, above a first ruler of dashes.
+    rows = [row.strip(" │") for row in box.splitlines()]
+    framed = any(row.startswith("╭") for row in rows)
+    rows = [row for row in rows if row and row[0] not in "╭╰"]
     parts = " ".join("\n" if set(row) <= {"─", "-"} else row for row in rows).split("\n")
-    message = parts[0].strip()
+    message = parts[0 if framed else min(1, len(parts) - 1)].strip()
     if match := _BAD_NUMBER.search(message):
         kind = "a number" if match["real"] else "a whole number"
         return f"{match['option']} is {match['value']}; allowed: {kind}"
+    if match := _BAD_UNION.search(message):
+        kinds = " or ".join(_KINDS.get(kind, kind) for kind in match["kinds"].split("|"))
+        return f"{match['option']} is {match['value']}; allowed: {kinds}"
     if match := _BAD_CHOICE.search(message):
         return f"{match['option']} is {match['value']}; allowed: {match['words'].replace(chr(39), '')}"
     if match := _UNKNOWN.search(message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor
 
 from squint import data as D
-from squint._checks import InputError
+from squint._checks import InputError, parse_fraction
 from squint._files import read_json, write_json
 from squint._random import derive_generator
+from squint.attacks.gradients import AnyModel, evaluation_mode
 from squint.ensemble import Ensemble
-from squint.evaluation import RobustnessReport, evaluate
-from squint.evaluation.plane import plane_row
+from squint.evaluation import Record, RobustnessReport, evaluate
+from squint.evaluation.information_plane import plane_rows
+from squint.evaluation.ladder_report import ATTACK as LADDER
+from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.settings import named_settings, radii_of
+from squint.evaluation.threats import Setting
 from squint.export import load, save
 from squint.report import write_report
 from squint.study.config import RecipeConfig, config_hash, radius_text
@@ -106,28 +111,71 @@ class Study:
             progress=lambda done, _: self.bar.move(done),
         )
         self._keep_examples(name, ens, test, report)
+        records = [*report.records, *self._ladder(name, ens, test)]
         outcome = {
             "system": describe_system(name, recipe.systems[name], ens, seconds),
-            "records": [record.to_json() for record in report.records],
+            "records": [record.to_json() for record in records],
             "plane": self._plane(name, ens, test, report),
         }
         write_json(path, outcome)
         return outcome
+
+    def _ladder(self, name: str, ens: Ensemble, test: D.ImageData) -> Sequence[Record]:
+        """Return the ladder's record at the headline's radius, where it is asked for; keep the evidence."""
+        recipe = self.recipe
+        if recipe.attack.ladder is None:
+            return ()
+        self.bar.start(f"{recipe.attack.ladder} ladder {name}", len(test))
+        report = ladder_report(
+            ens,
+            test,
+            [parse_fraction("eps", recipe.eps)],
+            recipe.attack.ladder,
+            system=name,
+            draws=ens.draws,
+            resubmissions=recipe.attack.resubmissions,
+            seed=recipe.seed,
+            limit=None,
+            batch_size=recipe.attack.batch_size,
+            tier=recipe.systems[name].objective.tier,
+            sources=self._sources(name),
+            folder=self.folder.path / "ladder" / name,
+            progress=lambda done, _: self.bar.move(done),
+            evidence=self.folder.evidence(name),
+        )
+        return report.records
+
+    def _sources(self, name: str) -> dict[str, AnyModel]:
+        """Return the study's other systems: attacks on one are tried on all."""
+        others = (other for other in self.recipe.systems if other != name)
+        return {other: self.train(other)[0].eval() for other in others}
 
     def _plane(self, name: str, ens: Ensemble, test: D.ImageData, report: RobustnessReport) -> list[Any]:
         """Return the system's points of the information plane; a single network has no pairs of members."""
         if len(ens.members) < 2:
             return []
         first = report.outcomes[0].attack
-        settings = [("0", test.float_images(), report.clean_correct)] + [
-            (record.eps, outcome.adversarial, outcome.correct)
+        settings = [(Setting("0", 0), test.float_images(), report.clean_correct)] + [
+            (Setting(record.eps, outcome.eps), outcome.adversarial, outcome.correct)
             for record, outcome in zip(report.records, report.outcomes, strict=True)
             if outcome.attack == first
         ]
-        return [
-            plane_row(ens, x, correct, system=name, threat=first, eps=eps, seed=self.recipe.seed)
-            for eps, x, correct in settings
-        ]
+        device = next(ens.parameters()).device
+        with evaluation_mode(ens):
+            rows = [
+                row
+                for setting, x, correct in settings
+                for row in plane_rows(
+                    ens,
+                    [(x[i : i + 256].to(device), test.labels[i : i + 256]) for i in range(0, len(x), 256)],
+                    system=name,
+                    threat=first,
+                    setting=setting,
+                    correct=correct,
+                    seed=self.recipe.seed,
+                )
+            ]
+        return [row.to_json() for row in rows]
 
     def _keep_examples(self, name: str, ens: Ensemble, test: D.ImageData, report: RobustnessReport) -> None:
         """Write the first images under the headline attack, and every image's outcome under every setting."""
@@ -232,7 +280,7 @@ def _results(study: Study, outcomes: list[dict[str, Any]], seconds: float) -> di
         "class_names": list(study.data.test.class_names),
         "headline_system": recipe.headline_system,
         "headline_eps": radius_text(recipe.eps),
-        "headline_attack": named_settings(recipe.attack.attacks)[0].name,
+        "headline_attack": LADDER if recipe.attack.ladder else named_settings(recipe.attack.attacks)[0].name,
         "seed": recipe.seed,
         "seconds": seconds,
         "systems": [outcome["system"] for outcome in outcomes],

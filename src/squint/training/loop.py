@@ -19,6 +19,7 @@ from squint._random import derive_generator, derive_seed, noise
 from squint.ensemble import Ensemble
 from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from squint.training.config import TrainConfig
+from squint.training.decomposition import decompose
 from squint.training.interrupt import TrainingStopped, stop_requests
 from squint.training.objective import EnsembleObjective, Objective
 from squint.training.preparation import (
@@ -31,6 +32,9 @@ from squint.training.preparation import (
     update_average,
 )
 from squint.training.schedule import learning_rate
+
+DECOMPOSED = 512
+"""Validation images whose information is taken apart after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -216,31 +220,39 @@ class _Run:
             "epoch": epoch + 1,
             "epochs": config.epochs,
             "terms": means | {"total": sum(means.values())},
-            "validation_accuracy": self._validate(*self.validation, epoch)
-            if self.validation and due
-            else None,
+            "validation_accuracy": None,
             "seconds": progress.seconds,
         }
+        if self.validation and due:
+            entry |= self._validate(*self.validation, epoch)
         progress.entries.append(entry)
         progress.sums = {}
         self._save()
         self.watcher.on_epoch(entry)
 
-    def _validate(self, images: Tensor, labels: Tensor, epoch: int) -> float:
-        """Return the accuracy of the weights that would be kept now."""
-        ens, device = self.ens, self.fabric.device
+    def _validate(self, images: Tensor, labels: Tensor, epoch: int) -> dict[str, Any]:
+        """Return accuracy and information, term by term, of the weights that would be kept now."""
+        ens, config, device = self.ens, self.config, self.fabric.device
         held = {name: value.clone() for name, value in ens.state_dict().items()} if self.average else {}
         if self.average:
             ens.load_state_dict(self.average)
         ens.eval()
         right = 0
-        with torch.no_grad(), noise(derive_generator(self.config.seed, "validation", epoch)):
+        with torch.no_grad(), noise(derive_generator(config.seed, "validation", epoch)):
             for x, y in D.iterate((images, labels), 256):
                 right += int((ens(x.to(device, self.dtype)).argmax(1) == y.to(device)).sum())
+        few = slice(0, DECOMPOSED)
+        terms = decompose(
+            ens,
+            as_float(images[few], self.dtype).to(device),
+            labels[few].to(device),
+            config.draws,
+            derive_generator(config.seed, "decomposition", epoch),
+        )
         ens.train()
         if self.average:
             ens.load_state_dict(held)
-        return right / len(labels)
+        return {"validation_accuracy": right / len(labels), "information": terms}
 
     def _save(self) -> None:
         if self.checkpoint is not None and self.fabric.is_global_zero:

@@ -45,7 +45,7 @@ def detect(
     adaptive: Sequence[str] = tuple(ADAPTIVE),
     steps: int = FULL_STEPS,
     step_size: float | None = None,
-    eot: int = FULL_EOT,
+    eot: int | None = None,
     check_every: int = 10,
     resubmissions: int = 64,
     seed: int = 0,
@@ -59,8 +59,9 @@ def detect(
     """Return how well detectors tell attacked from clean images, also when they are attacked themselves.
 
     Every detector is fitted on `calibration` and frozen. Attacks that do not know it are followed, for each
-    detector, by attacks that do; these start where `agreement` ended. Streams of attack, selection and score
-    are disjoint: for each image the worst attack is chosen on one set of deployments and scored on another.
+    detector, by attacks that do; each starts from the worst points so far. Streams of attack, selection and
+    score are disjoint: for each image the worst attack is chosen on one set of deployments and scored on
+    another.
 
     Args:
         ens: the ensemble, with its present rounding; left as it was found.
@@ -75,7 +76,7 @@ def detect(
         adaptive: attacks on the detector, keys of `ADAPTIVE`.
         steps: gradient steps of each of them; fewer than 1,000 leave the figure untrusted.
         step_size: their step; None: eps / 30.
-        eot: their single draws per gradient, a multiple of `draws`.
+        eot: their single draws per gradient, a multiple of `draws`; None: the least one that is 16 or more.
         check_every: steps between two of their iterates that are compared.
         resubmissions: fresh deployments R of each image that are scored.
         seed: base of every stream.
@@ -114,6 +115,7 @@ def detect(
         for name in scores
     }
     deployed = next(iter(detectors.values())).draws
+    single = -(-FULL_EOT // deployed) * deployed if eot is None else eot
     study = Trial(detectors, images, labels, deployed, resubmissions, seed)
     total = len(radii) * (len(settings) + len(detectors) * len(adaptive))
     done = 0
@@ -168,17 +170,18 @@ def detect(
                         eps=radius,
                         steps=steps,
                         step_size=step_size,
-                        eot=eot,
+                        eot=single,
                         start=begun,
                         check_every=check_every,
                         generator=generator,
                     )
 
-                points, start = dict(known), None
+                points = dict(known)
+                alone = Trial({name: detector}, images, labels, deployed, resubmissions, seed)
                 for attack in (key for key in ADAPTIVE if key in adaptive):
+                    start = alone.worst(detector, points, name, attack, radius_text)
                     found = run(aimed(ADAPTIVE[attack]), start, name, attack, radius_text)
-                    start = found if attack == "agreement" else start
-                    points[attack] = Points(found, True, steps, eot)
+                    points[attack] = Points(found, True, steps, single)
                 record, drawn, images_left = judge(
                     study,
                     detector,

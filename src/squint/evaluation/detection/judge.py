@@ -95,6 +95,16 @@ class Trial:
             done += part.shape[3]
         return Deployed(torch.cat(wrong), {name: torch.cat(columns) for name, columns in scores.items()})
 
+    def worst(self, detector: Detector, points: Mapping[str, Points], *keys: object) -> Tensor:
+        """Return for each image the point that most often errs unflagged, or else errs: the next start."""
+        rates = []
+        for key, held in points.items():
+            outcome = self.deploy(held.images, "start", *keys, key)
+            evades, wrong = outcome.evades(detector).double(), outcome.wrong.double()
+            rates.append(evades.mean(1) + 1e-3 * wrong.mean(1))
+        best = torch.stack(rates).argmax(0).to(self.x.device)
+        return torch.stack([held.images for held in points.values()])[best, torch.arange(len(self.x))]
+
 
 def judge(
     study: Trial,

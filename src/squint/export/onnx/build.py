@@ -78,13 +78,16 @@ def build_model(
     means = [_log_mean(graph, member, count) for member, count in zip(members, draws, strict=True)]
     stacked = graph.add("Concat", *means, axis=0) if len(means) > 1 else means[0]
     mean = graph.add("Squeeze", _log_mean(graph, stacked, len(means)), graph.constant([0], "int64"))
-    outputs = [("log_probability", mean, ["batch", num_classes])]
+    outputs: list[tuple[str, str, list[str | int | None]]] = [
+        ("log_probability", mean, ["batch", num_classes])
+    ]
     if with_score:
         outputs.append(("score", _mutual_information(graph, mean, members), ["batch"]))
     for name, value, _ in outputs:
         graph.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+    shape_in: list[str | int | None] = ["batch", *image_shape]
     model = graph.model(
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *image_shape])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape_in)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, _, shape in outputs],
         opset,
         metadata.version("squint-nn"),

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import squint
+from squint import InputError, attacks
+from squint.attacks.gradients import AnyModel
+from squint.evaluation.active import active_tests, noisy_control
+from squint.evaluation.planted import plant
+from squint.evaluation.scoring import score
+from squint.evaluation.white_box import WhiteBox
+from tests.evaluation.graveyard import nets
+
+WEAK = WhiteBox(steps=3, eot=1)
+
+
+def lazy(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    """Noise in place of an attack."""
+    del model, y
+    return attacks.random_noise(x, eps=eps, generator=generator)
+
+
+def test_double_is_twice_the_steps_restarts_and_draws() -> None:
+    assert WhiteBox(steps=8, eot=3).doubled() == WhiteBox(steps=16, restarts=2, eot=6)
+
+
+@pytest.mark.parametrize(("name", "eot"), [("undefended", 1), ("stochastic", 8)])
+def test_a_sound_attack_passes_on_an_honest_model(name: str, eot: int) -> None:
+    model = getattr(nets, name)()
+    result = active_tests(
+        model,
+        nets.images(20),
+        0.25,
+        seed=0,
+        attack=WhiteBox(steps=8, eot=eot),
+        doubled=WhiteBox(steps=8, eot=eot).doubled(),
+        undefended=nets.undefended(),
+        planted=20,
+        resubmissions=16,
+    )
+    assert result.findings == ()
+    assert result.passed
+    assert result.planted_total >= 10
+    assert result.planted_found >= 0.95 * result.planted_total
+    assert result.convergence_gain is not None
+    assert result.convergence_gain < 0.01
+    assert result.control_accuracy == pytest.approx(0.0, abs=0.01)
+
+
+def test_an_attack_that_does_nothing_fails_all_three() -> None:
+    result = active_tests(
+        nets.undefended(),
+        nets.images(30),
+        nets.EPS,
+        seed=0,
+        attack=lazy,
+        doubled=WEAK,
+        planted=20,
+        resubmissions=16,
+    )
+    assert not result.passed
+    assert result.planted_total == 20
+    assert {finding.kind for finding in result.findings} == {"planted_missed", "not_converged"}
+    assert result.convergence_gain is not None
+    assert result.convergence_gain > 0.5
+
+
+def test_noise_that_stops_only_the_attack_is_found_out() -> None:
+    def stopped_by_noise(
+        model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        attack = lazy if isinstance(model, squint.Ensemble) else WEAK
+        return attack(model, x, y, eps, generator)
+
+    result = active_tests(
+        nets.undefended(),
+        nets.images(20),
+        nets.EPS,
+        seed=0,
+        attack=stopped_by_noise,
+        undefended=nets.undefended(),
+        planted=10,
+        resubmissions=8,
+    )
+    assert {finding.kind for finding in result.findings} == {"noise_control", "no_convergence_gate"}
+
+
+def test_a_hidden_gradient_hides_the_planted_points_too() -> None:
+    def pgd(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        return attacks.pgd(model, x, y, eps=eps, generator=generator)
+
+    result = active_tests(
+        nets.zero_gradient(),
+        nets.images(20),
+        nets.EPS,
+        seed=0,
+        attack=pgd,
+        doubled=pgd,
+        planted=20,
+        resubmissions=8,
+    )
+    assert "planted_missed" in {finding.kind for finding in result.findings}
+
+
+def test_a_model_without_a_layer_to_refit_is_never_passed() -> None:
+    net = nets.undefended()
+    flat = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(1, 10, 1), nn.Flatten()).eval()
+    for model in (lambda x: net(x), flat):
+        result = active_tests(
+            model, nets.images(10), nets.EPS, seed=0, attack=lazy, doubled=lazy, resubmissions=4
+        )
+        assert (result.planted_found, result.planted_total) == (0, 0)
+        assert [finding.kind for finding in result.findings] == ["planted_unavailable"]
+        assert not result.passed
+
+
+def test_planted_points_are_what_they_are_said_to_be() -> None:
+    x, y = nets.images(20)
+    model = nets.stochastic()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trap = plant(model, x, y, nets.EPS, num_classes=10, draws=4, resubmissions=16, seed=0)
+    moved = (trap.points - x).abs()
+    assert float(moved.max()) <= nets.EPS + 1e-6
+    at_corner = (moved - nets.EPS).abs() < 1e-6
+    at_end = (trap.points == 0) | (trap.points == 1)
+    assert bool((at_corner | at_end).all())
+    for points, right in ((x, True), (trap.points, False)):
+        fresh = score(trap.model, points, y, draws=4, resubmissions=64, seed=9, keys=()).correct[trap.sound]
+        # 0.9 right and 0.75 wrong on 16 deployments; three standard errors of 16 below that on fresh ones.
+        assert bool((fresh > 0.9 - 0.23).all()) if right else bool((fresh < 0.25 + 0.33).all())
+    assert bool(trap.sound.any())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_planted_model_refuses_a_batch_that_is_not_its_own() -> None:
+    x, y = nets.images(6)
+    trap = plant(nets.undefended(), x, y, nets.EPS, num_classes=10, draws=1, resubmissions=1, seed=0)
+    logits = cast(nn.Module, trap.model)(x.repeat(2, 1, 1, 1))
+    assert torch.allclose(logits[:6], logits[6:], atol=1e-5)
+    with pytest.raises(InputError, match="planted batches of 1"):
+        cast(nn.Module, trap.model)(x[:4])
+
+
+def test_the_control_is_a_copy_behind_noise() -> None:
+    net = nets.undefended()
+    control = noisy_control(net)
+    x = nets.images(4)[0] * 0.99 + 0.001  # stochastic rounding to 8 bits leaves 8-bit pixels as they are
+    spread = control.member_logits(x, 8, generator=torch.Generator().manual_seed(0)).std(0)
+    assert float(spread.max()) > 0
+    assert not {id(p) for p in control.parameters()} & {id(p) for p in net.parameters()}

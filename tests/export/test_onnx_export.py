@@ -1,0 +1,234 @@
+"""Exported graphs beside the ensembles they come from."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import squint
+from squint.information import predictive_information
+
+from .onnx_models import digits, pair, trained
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from squint.export.onnx import OnnxModel, export_onnx  # noqa: E402
+
+
+def _optimized(path: Path, folder: Path) -> Counter[str]:
+    """Return how often each operator occurs in the graph that the runtime computes."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "resnet8"])
+def test_deterministic_graphs_predict_the_same_in_integers(model: str, tmp_path: Path) -> None:
+    ens = pair() if model == "small_cnn" else trained((3,), "resnet8")
+    _, _, x, y = digits()
+    # The smaller the network, the more of its predictions are near ties.
+    allowed = 0.02 if model == "small_cnn" else 0.06
+    report = export_onnx(
+        ens, tmp_path / "m.onnx", images=x[:200], labels=y[:200], saturating=False, max_disagreement=allowed
+    )
+    assert report.parity is not None
+    assert report.floating == report.narrowed == ()
+    assert len(report.parity.comparisons) == 2
+    for comparison in report.parity.comparisons:
+        assert comparison.disagreement is not None
+        assert comparison.disagreement <= allowed
+        assert comparison.max_difference is not None
+        assert comparison.accuracy == pytest.approx(report.parity.accuracy, abs=allowed)
+    assert report.opset == (25 if model == "small_cnn" else 21)
+    operators = _optimized(report.path, tmp_path)
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in ens.modules())
+    linear = sum(isinstance(m, nn.Linear) for m in ens.modules())
+    assert operators["QLinearConv"] == convolutions
+    assert operators["QGemm"] == linear
+    assert operators["QLinearAdd"] == (3 if model == "resnet8" else 0)
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Cast"} & set(operators)
+    assert len(report.integer) == convolutions + linear
+
+
+def test_residual_sums_in_floats_are_closer(tmp_path: Path) -> None:
+    x = digits()[2][:64]
+    ens = trained((3,), "resnet8")
+    differences, additions = [], []
+    for sums in (True, False):
+        path = tmp_path / f"{sums}.onnx"
+        report = export_onnx(ens, path, images=x, saturating=False, integer_sums=sums, force=True)
+        additions.append(_optimized(path, tmp_path)["QLinearAdd"])
+        assert report.parity is not None
+        difference = report.parity.comparisons[0].max_difference
+        assert difference is not None
+        differences.append(difference)
+    assert differences[1] <= differences[0]
+    assert additions[1] < additions[0] == 3
+
+
+def test_the_only_difference_is_the_8_bit_output_in_front_of_the_mean(tmp_path: Path) -> None:
+    x = digits()[2][:64]
+    ens = pair()
+    report = export_onnx(ens, tmp_path / "m.onnx", images=x, saturating=False)
+    squint.set_rounding(twin := copy.deepcopy(ens), "nearest")
+    with torch.no_grad():
+        ours = twin(x)
+    theirs = OnnxModel(report.path)(x)
+    # The mean over 2 x 2 places of codes off by half a step each, then an 8-bit quantizer.
+    assert float((ours.exp() - theirs.exp()).abs().max()) < 0.05
+    assert torch.allclose(theirs.exp().sum(1), torch.ones(64), atol=1e-5)
+
+
+def test_stochastic_graphs_have_the_same_mean_and_variance(tmp_path: Path) -> None:
+    _, _, x, y = digits()
+    report = export_onnx(
+        pair(), tmp_path / "m.onnx", "sample", images=x[:32], labels=y[:32], saturating=False
+    )
+    assert report.parity is not None
+    assert report.floating == ()
+    assert report.opset == 21
+    assert _optimized(report.path, tmp_path)["QLinearConv"] == 6
+    model = OnnxModel(report.path)
+    assert not torch.equal(model(x[:4]), model(x[:4]))
+    assert not torch.equal(OnnxModel(report.path)(x[:4]), OnnxModel(report.path)(x[:4]))
+
+
+def test_fine_noise_behind_a_convolution_keeps_it_in_floats(tmp_path: Path) -> None:
+    # 8-bit codes in front of an 8-bit noisy quantizer would leave its noise nothing to move.
+    ens = trained(
+        (4,), overrides={"conv2.0": {"activation_bits": 8, "granularity": "channel"}}, noise="gaussian"
+    )
+    report = export_onnx(ens, tmp_path / "m.onnx", "sample", images=digits()[2][:32], saturating=False)
+    assert report.floating == ("members.0.conv1.0",)
+    assert len(report.integer) == 3
+
+
+def test_any_batch_size_and_no_dependence_on_the_batch(tmp_path: Path) -> None:
+    x = digits()[2][:17]
+    model = OnnxModel(export_onnx(pair(), tmp_path / "m.onnx").path)
+    together = model(x)
+    assert together.shape == (17, 10)
+    # Sums in another order: float rounding.
+    assert torch.allclose(torch.cat([model(x[i : i + 1]) for i in range(17)]), together, atol=1e-4)
+    assert model(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+def test_other_widths_and_full_precision(bits: int, tmp_path: Path) -> None:
+    x = digits()[2][:64]
+    ens = trained((bits, None), activation_width=0.0)
+    report = export_onnx(ens, tmp_path / "m.onnx", images=x, saturating=False, max_disagreement=0.06)
+    assert report.opset == (25 if bits == 1 else 18)
+    assert len(report.integer) == 4
+
+
+def test_saturating_cpus_get_seven_bits(tmp_path: Path) -> None:
+    ens = trained((8,), first_last_bits=8)
+    report = export_onnx(
+        ens, tmp_path / "m.onnx", images=digits()[2][:200], saturating=True, max_disagreement=0.06
+    )
+    # Their inputs have 8 bits; the others' have 4 and cannot reach 16 bits.
+    assert report.narrowed == ("members.0.conv1.0", "members.0.classifier")
+    assert OnnxModel(report.path).card["exact_without_vnni"] is True
+
+
+def test_a_cpu_that_saturates_is_warned_about_wide_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = export_onnx(pair(), tmp_path / "m.onnx", saturating=False).path
+    monkeypatch.setattr("squint.export.onnx.runtime.saturates", lambda: False)
+    OnnxModel(path)
+    monkeypatch.setattr("squint.export.onnx.runtime.saturates", lambda: True)
+    with pytest.warns(UserWarning, match="export it with saturating=True"):
+        OnnxModel(path)
+    OnnxModel(export_onnx(pair(), path, saturating=True).path)
+
+
+def test_sequences_with_and_without_quantizers(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 4, 3, padding=(1, 0), stride=(1, 2), groups=1), nn.ReLU()),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, 6, 3, dilation=2, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+            nn.ReLU(),
+            nn.Linear(5, 3),
+        ).eval()
+    x = torch.rand(40, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    mixed = squint.quantize(
+        net, 4, 8, 4, overrides={"2": {"activation_bits": None}, "7": {"weight_bits": None}}
+    )
+    squint.calibrate(mixed, x)
+    for place, network in enumerate((net, mixed)):
+        ens = squint.Ensemble([network]).eval()
+        path = tmp_path / f"{place}.onnx"
+        report = export_onnx(ens, path, images=x, max_disagreement=0.1, saturating=False)
+        assert report.floating == ((), ("members.0.2", "members.0.7"))[place]
+        squint.set_rounding(ens, "nearest")
+        with torch.no_grad():
+            # Float rounding alone, or 8-bit codes on top of it.
+            assert torch.allclose(OnnxModel(path)(x), ens(x), atol=(1e-5, 0.03)[place])
+
+
+def test_the_mean_probability_survives_extreme_logits(tmp_path: Path) -> None:
+    nets = [nn.Linear(2, 3) for _ in range(2)]
+    with torch.no_grad():
+        for sign, net in zip((1.0, -1.0), nets, strict=True):
+            net.weight.copy_(sign * 4000 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+            net.bias.zero_()
+    ens = squint.Ensemble([nn.Sequential(net) for net in nets])
+    x = torch.tensor([[0.3, 0.8], [1.0, 0.0]])
+    with torch.no_grad():
+        assert torch.allclose(OnnxModel(export_onnx(ens, tmp_path / "m.onnx").path)(x), ens(x))
+
+
+def test_the_score_is_the_predictive_information(tmp_path: Path) -> None:
+    x = digits()[2][:32]
+    ens = copy.deepcopy(pair())
+    squint.set_rounding(ens, "nearest")
+    path = export_onnx(ens, tmp_path / "m.onnx", detector_threshold=0.1, saturating=False).path
+    model = OnnxModel(path)
+    log_probability, score = model.run(x)
+    assert score.shape == (32,)
+    with torch.no_grad():
+        expected = predictive_information(ens.member_logits(x, 1).double()).total
+    # The graph's members differ from ours by 8-bit codes in front of the mean.
+    assert float((torch.from_numpy(score) - expected).abs().max()) < 0.05
+    assert model.card["detector_threshold"] == 0.1
+    assert log_probability.shape == (32, 10)
+
+
+def test_the_model_card_is_complete_and_names_no_machine(tmp_path: Path) -> None:
+    x = digits()[2][:32]
+    record = {"robust_accuracy": 0.5, "trusted": True, "red_flags": []}
+    path = export_onnx(
+        pair(), tmp_path / "m.onnx", "sample", images=x, robustness=record, recipe={"recipe": "digits"}
+    ).path
+    model = onnx.load(path)
+    card: dict[str, Any] = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert card["robustness"] == record
+    assert card["trusted"] is True
+    assert card["recipe"] == {"recipe": "digits"}
+    assert (card["rounding"], card["draws"], card["members"], card["num_classes"]) == ("sample", 2, 2, 10)
+    assert card["parity"]["n"] == 32
+    assert {"squint_version", "torch_version", "onnx_version"} <= card.keys()
+    assert model.producer_name == "squint"
+    content = path.read_bytes()
+    assert not any(word in content for word in (b"/home", b"/tmp", b"/root", b".py", b"Traceback"))
+    assert str(Path.cwd()).encode() not in content
+    assert not model.graph.node[0].doc_string
