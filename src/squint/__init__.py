@@ -5,6 +5,7 @@ from squint._checks import InputError, InputTypeError
 from squint._random import noise, seed
 from squint.ensemble import Ensemble
 from squint.evaluation import PlaneProfile, RobustnessReport, evaluate, information_plane
+from squint.evaluation.detection import Detector
 from squint.export import load, save
 from squint.export.onnx import export_onnx
 from squint.quantize import (
@@ -20,6 +21,7 @@ from squint.training import ObjectiveConfig, TrainConfig, fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "Detector",
     "Ensemble",
     "InputError",
     "InputTypeError",

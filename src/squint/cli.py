@@ -1,4 +1,4 @@
-"""The command line: `squint run|train|attack|report|recipes`."""
+"""The command line: `squint VERB ...`; what the verbs do lies in `squint.commands` and `squint.study`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
@@ -17,56 +17,25 @@ from rich.markup import escape
 from squint import __version__
 from squint._checks import InputError, InputTypeError, check_choice
 from squint._files import write_json
+from squint.commands.break_ import BreakOptions, break_model
+from squint.commands.detect import DetectOptions, detect_run
+from squint.commands.export import ExportOptions, export_lines, export_path
+from squint.commands.info import InfoOptions, info_of, print_tables, to_json
+from squint.commands.predict import PredictOptions, predict_files
+from squint.commands.profile import ProfileOptions, print_planes, profile_run
+from squint.commands.seeds import chosen_seeds
+from squint.commands.shipped import ShippedOptions, attack_file
+from squint.commands.usage import SEEDS, STUDY_USAGE, USAGE, WHAT
+from squint.commands.verify import VerifyOptions, verify_path
 from squint.progress import bars
 from squint.report import print_table, write_report
 from squint.study import load_recipe, recipe_names, run_study
 from squint.study.attack import AttackOptions, attack_weights
 from squint.study.folder import read_results
 from squint.study.overrides import overridden, parsed
+from squint.study.seeds import print_verdicts, run_seeds
 
-USAGE = """\
-usage: squint COMMAND ...
-
-Trains, attacks and compares ensembles of quantized networks.
-
-  squint recipes                  list the packaged studies
-  squint run RECIPE               the whole study: train every system, attack all, report
-  squint train RECIPE             only the training
-  squint attack FILE|RUN          attack a weights file (*.safetensors), or all of a run folder
-  squint report RUN               write the report of a run folder again and print its table
-
-Every field of a recipe can be set on the command line:
-
-  squint run digits --train.epochs 5 --eps 16/255 --output runs/quick
-
-`squint COMMAND --help` and `squint run RECIPE --help` list them with their defaults.
-
-  --quiet      no progress bars, only the result
-  --debug      show tracebacks
-  --version    print the version
-
-exit codes: 0 done, 1 a defect of squint's, 2 bad input (one line says which), 130 stopped by Ctrl-C
-"""
-
-STUDY_USAGE = """\
-usage: squint {command} RECIPE [--output DIR] [--resume | --overwrite] [--FIELD VALUE ...]
-
-{what}
-
-recipes: {recipes}, or the path of a .yaml file
-
-  squint {command} digits                                   into the folder runs/digits
-  squint {command} digits --output runs/a --train.epochs 5  another folder, another training
-  squint {command} digits --output runs/a --train.epochs 5 --resume    go on where it was stopped
-  squint {command} cifar10 --data-dir DIR                   read the official files in DIR
-  squint {command} my.yaml                                  your own recipe; start from runs/*/config.yaml
-
-`squint {command} RECIPE --help` lists every field with its default.
-"""
-_WHAT = {
-    "run": "Trains every system of a recipe, attacks all of them, and writes records, weights and a report.",
-    "train": "Trains every system of a recipe and writes their weights; `squint run ... --resume` goes on.",
-}
+_DIFFERS = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +55,13 @@ class _ReportOptions:
     """Run folder with a results.json."""
 
 
+class _Result(Protocol):
+    """What prints as one line and is stored as plain data."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+
+
 @dataclass
 class _Screen:
     """What the command line shows."""
@@ -93,16 +69,28 @@ class _Screen:
     quiet: bool
     console: Console = field(default_factory=Console)
 
+    def say(self, *lines: object) -> None:
+        """Print lines as they are, for people and for pipes."""
+        for line in lines:
+            self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 internal error, 2 bad input, 130 Ctrl-C."""
+    """Run a command and return its exit code: 0, 1 our defect, 2 bad input, 3 figure differs, 130 Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, quiet = _taken(words, "--debug"), _taken(words, "--quiet")
     commands: dict[str, Callable[[list[str], _Screen], int]] = {
         "run": _run,
         "train": _train,
         "attack": _attack,
+        "detect": _detect,
+        "profile": _profile,
         "report": _report,
+        "verify": _verify,
+        "break": _break,
+        "info": _info,
+        "export": _export,
+        "predict": _predict,
         "recipes": _recipes,
     }
     if not words or words[0] in ("-h", "--help"):
@@ -155,7 +143,12 @@ def _train(words: list[str], screen: _Screen) -> int:
 def _study(words: list[str], screen: _Screen, command: str) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(
-            STUDY_USAGE.format(command=command, what=_WHAT[command], recipes=", ".join(recipe_names())),
+            STUDY_USAGE.format(
+                command=command,
+                what=WHAT[command],
+                recipes=", ".join(recipe_names()),
+                seeds=SEEDS if command == "run" else "",
+            ),
             end="",
         )
         return 0 if words else 2
@@ -165,6 +158,15 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
     options, recipe = overridden(recipe, words[1:], f"squint {command} {words[0]}")
     output = Path(options.output or f"runs/{recipe.name}")
     attack = command == "run"
+    seeds = chosen_seeds(command, recipe.name, words[1:], options.seeds)
+    if seeds:
+        with bars(screen.console, screen.quiet) as bar:
+            verdicts = run_seeds(
+                recipe, seeds, output, resume=options.resume, overwrite=options.overwrite, bar=bar
+            )
+        print_verdicts(verdicts, screen.console)
+        screen.say(f"verdicts: {output / 'verdicts.json'}")
+        return 0
     with bars(screen.console, screen.quiet) as bar:
         results = run_study(
             recipe, output, resume=options.resume, overwrite=options.overwrite, bar=bar, attack=attack
@@ -172,24 +174,88 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
     if attack:
         _show(results, output, screen)
     else:
-        screen.console.print(f"weights: {escape(str(output / 'weights'))}", soft_wrap=True, highlight=False)
+        screen.say(f"weights: {output / 'weights'}")
     return 0
 
 
 def _show(results: dict[str, Any], run: Path, screen: _Screen) -> None:
     print_table(results, screen.console)
-    screen.console.print(f"report: {escape(str(run / 'report.html'))}", soft_wrap=True, highlight=False)
+    screen.say(f"report: {run / 'report.html'}")
 
 
 def _attack(words: list[str], screen: _Screen) -> int:
+    if any(word.endswith(".onnx") for word in words):
+        return _attack_shipped(words, screen)
     command = parsed(_AttackCommand, words, "squint attack", description=AttackOptions.__doc__)
     with bars(screen.console, screen.quiet) as bar:
         reports = attack_weights(command.path, command.options, bar)
-    for report in reports:
-        screen.console.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    screen.say(*reports)
     if command.output is not None:
         write_json(command.output, [record.to_json() for report in reports for record in report.records])
     return 0
+
+
+def _attack_shipped(words: list[str], screen: _Screen) -> int:
+    options = parsed(ShippedOptions, words, "squint attack")
+    with bars(screen.console, screen.quiet) as bar:
+        results = attack_file(options, bar)
+    return _lines(results, options.output, screen)
+
+
+def _lines(results: Sequence[_Result], output: Path | None, screen: _Screen) -> int:
+    """Print one line per result, and write them where that was asked for."""
+    screen.say(*results)
+    if output is not None:
+        write_json(output, [result.to_json() for result in results])
+    return 0
+
+
+def _detect(words: list[str], screen: _Screen) -> int:
+    options = parsed(DetectOptions, words, "squint detect")
+    with bars(screen.console, screen.quiet) as bar:
+        found = detect_run(options, bar)
+    screen.say(*found.lines(), f"detection: {options.run / 'detection.json'}")
+    return 0
+
+
+def _profile(words: list[str], screen: _Screen) -> int:
+    options = parsed(ProfileOptions, words, "squint profile")
+    with bars(screen.console, screen.quiet) as bar:
+        planes = profile_run(options, bar)
+    print_planes(planes, options.run, screen.console)
+    return 0
+
+
+def _verify(words: list[str], screen: _Screen) -> int:
+    options = parsed(VerifyOptions, words, "squint verify")
+    with bars(screen.console, screen.quiet) as bar:
+        results = verify_path(options, bar)
+    _lines(results, options.output, screen)
+    return 0 if all(each.result.agrees for each in results) else _DIFFERS
+
+
+def _break(words: list[str], screen: _Screen) -> int:
+    options = parsed(BreakOptions, words, "squint break")
+    return _lines([break_model(options)], options.output, screen)
+
+
+def _info(words: list[str], screen: _Screen) -> int:
+    options = parsed(InfoOptions, words, "squint info")
+    tables = info_of(options)
+    print_tables(tables, screen.console)
+    if options.output is not None:
+        write_json(options.output, to_json(tables))
+    return 0
+
+
+def _export(words: list[str], screen: _Screen) -> int:
+    screen.say(*export_lines(export_path(parsed(ExportOptions, words, "squint export"))))
+    return 0
+
+
+def _predict(words: list[str], screen: _Screen) -> int:
+    options = parsed(PredictOptions, words, "squint predict")
+    return _lines(predict_files(options), options.output, screen)
 
 
 def _report(words: list[str], screen: _Screen) -> int:

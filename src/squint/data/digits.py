@@ -6,7 +6,6 @@ Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its 
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 
 from squint.data.dataset import ImageData, Splits, hold_out
 
@@ -23,6 +22,9 @@ def digits(*, validation: float = VALIDATION_IMAGES, seed: int = 0) -> Splits:
         validation: number (int) or share (float) of the 1,297 others to hold out.
         seed: chooses the validation images.
     """
+    # Imported where it is used: it takes a second that most commands do not need.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     levels = torch.tensor(bunch.images)
     everything = ImageData(

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from squint._checks import InputError, InputTypeError, check_number
@@ -177,10 +177,10 @@ def _verdict(
     check_number("alpha", alpha, 0.0, 0.5, open_low=True)
     variance = sum(part.variance for part in parts)
     degrees = variance**2 / sum(part.variance**2 / part.degrees for part in parts)
-    error, law = math.sqrt(variance), stats.t(degrees)
+    error = math.sqrt(variance)
 
     def around(tail: float) -> tuple[float, float]:
-        half = float(law.ppf(1 - tail)) * error
+        half = float(special.stdtrit(degrees, 1 - tail)) * error
         return mean - half, mean + half
 
     low, high = around(alpha)
@@ -199,8 +199,8 @@ def _verdict(
         ci95=around(0.025),
         margin=margin,
         alpha=alpha,
-        p_lower=float(law.sf((mean + margin) / error)),
-        p_upper=float(law.cdf((mean - margin) / error)),
+        p_lower=float(special.stdtr(degrees, -(mean + margin) / error)),
+        p_upper=float(special.stdtr(degrees, (mean - margin) / error)),
         images=images,
         seeds=seeds,
         degrees=degrees,

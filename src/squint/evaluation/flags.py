@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from squint._checks import InputError, format_fraction
@@ -19,7 +19,7 @@ from squint.evaluation.records import Finding
 
 POINT = 0.01
 """How far one accuracy may lie above another before the difference is looked at."""
-_LEVEL = float(stats.norm.sf(2.0))
+_LEVEL = float(special.ndtr(-2.0))
 """Chance of an excess beyond two standard errors: the level of one comparison, and of Holm's family."""
 
 
@@ -143,4 +143,4 @@ def _excess(comparison: Comparison) -> _Excess:
     mean, error = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
     if error == 0:
         return _Excess(mean, error, 0.0 if mean > POINT else 1.0)
-    return _Excess(mean, error, float(stats.norm.sf((mean - POINT) / error)))
+    return _Excess(mean, error, float(special.ndtr((POINT - mean) / error)))

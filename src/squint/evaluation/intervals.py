@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from squint._checks import InputError
@@ -20,7 +20,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     """
     if n < 1:
         raise InputError(f"n is {n}; allowed: 1 image or more")
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -32,7 +32,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     if len(values) < 2:
         raise InputError(f"a t-interval needs 2 values or more; got {len(values)}")
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * error
+    half = float(special.stdtrit(len(values) - 1, 0.5 + level / 2)) * error
     return mean - half, mean + half
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
 from squint._checks import InputError
 from squint.evaluation.threats import CLEAN
@@ -178,12 +176,18 @@ def _spearman(rows: Sequence[PlaneRow]) -> float | None:
     x, y = _coordinates(rows)
     if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
         return None
+    # Imported here: scipy.stats takes a second that most commands do not need.
+    from scipy import stats
+
     return float(stats.spearmanr(x, y).statistic)
 
 
 def _leave_one_out(rows: Sequence[PlaneRow]) -> list[dict[str, Any]]:
     """Return one entry per group of threats that can be left out, and their mean over points."""
     groups = dict.fromkeys(_group(row) for row in rows if row.threat != CLEAN)
+    # Imported where it is used: it takes a second that most commands do not need.
+    from sklearn.isotonic import IsotonicRegression
+
     entries: list[dict[str, Any]] = []
     for group in groups:
         held = [row for row in rows if row.threat != CLEAN and _group(row) == group]

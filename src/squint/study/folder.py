@@ -17,7 +17,15 @@ from squint.study.config import RecipeConfig, decisive, first_difference
 from squint.study.recipes import read_recipe, to_yaml
 
 _LOCK = ".lock"
-_OWN = ("results.json", "report.html", "log.jsonl", "plane.csv", "plane.json", "verdicts.json")
+_OWN = (
+    "results.json",
+    "report.html",
+    "log.jsonl",
+    "plane.csv",
+    "plane.json",
+    "verdicts.json",
+    "detection.json",
+)
 _OWN_FOLDERS = ("checkpoints", "weights", "examples", "figures", "systems", "ladder", "evidence")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from squint import data as D
@@ -15,12 +15,8 @@ from squint.ensemble import Ensemble
 from squint.quantize import calibrate, needs_calibration, quantizers
 from squint.training.config import TrainConfig
 
-
-class _MixedPrecision(MixedPrecision):
-    """Mixed precision that leaves images as they are: eight bits of mantissa would move the pixels."""
-
-    def convert_input(self, data: object) -> object:
-        return data
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -29,13 +25,23 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Raises:
         squint.InputError: CUDA is asked for and missing.
     """
+    # Imported here: it takes seconds, which commands that do not train should not pay.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+
+    class Pixels(MixedPrecision):
+        """Mixed precision that leaves images as they are: eight bits of mantissa would move the pixels."""
+
+        def convert_input(self, data: object) -> object:
+            return data
+
     available = torch.cuda.is_available()
     if config.accelerator == "cuda" and not available:
         raise InputError("train.accelerator is 'cuda'; this machine has no CUDA device, allowed: auto, cpu")
     accelerator = "cuda" if available and config.accelerator != "cpu" else "cpu"
     plugins = None
     if config.precision == "bf16-mixed" or (config.precision == "16-mixed" and accelerator == "cuda"):
-        plugins = _MixedPrecision(config.precision, accelerator)
+        plugins = Pixels(config.precision, accelerator)
     fabric = Fabric(accelerator=accelerator, devices=config.devices, plugins=plugins)
     fabric.launch()
     if config.batch_size % fabric.world_size:

@@ -7,7 +7,6 @@ from itertools import combinations
 from typing import Protocol
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from squint._checks import InputError
@@ -167,6 +166,9 @@ class Combination:
     @classmethod
     def fit_noise(cls, clean: Tensor, noisy: Tensor) -> Combination:
         """Fit on outputs (draws, members, n, classes) of clean and of noisy images."""
+        # Imported where it is used: it takes a second that most commands do not need.
+        from sklearn.linear_model import LogisticRegression
+
         rows = torch.cat([_columns(part, SCORES) for part in (clean, noisy)])
         centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-12)
         noise = torch.cat([torch.zeros(clean.shape[2]), torch.ones(noisy.shape[2])])

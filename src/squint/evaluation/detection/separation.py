@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import auc, average_precision_score, roc_curve
 from torch import Tensor
 
 from squint._checks import InputError
@@ -96,6 +95,9 @@ def curve(positive: Set, negative: Set) -> dict[str, list[float]] | None:
     scores, truth, _ = _flat(positive, negative)
     if not truth.any() or truth.all():
         return None
+    # Imported where it is used: it takes a second that most commands do not need.
+    from sklearn.metrics import roc_curve
+
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
     return {"fpr": GRID.tolist(), "tpr": [float(_rate(fpr, tpr, at)) for at in GRID]}
 
@@ -151,6 +153,8 @@ def resampled(scores: Floats, truth: NDArray[np.bool_], weights: Floats) -> Floa
 
 
 def _figures(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    from sklearn.metrics import auc, average_precision_score, roc_curve
+
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
     aupr = float(average_precision_score(truth, scores))
     return float(auc(fpr, tpr)), aupr, _rate(fpr, tpr, 0.05), _rate(fpr, tpr, 0.01)

@@ -1,0 +1,101 @@
+"""`squint break`: anyone's adversarial images, scored as squint's own are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from squint._checks import format_fraction, parse_fraction
+from squint.commands.targets import data_for, load_target
+from squint.evaluation.evidence import Challenge, break_with
+
+
+@dataclass(frozen=True)
+class BreakOptions:
+    """Score your own adversarial images against a model, and hold them against a record.
+
+    FILE is an npz without pickle: images (n, channels, height, width), uint8 or float in [0, 1]; index (n,),
+    their places among the test images; labels (n,).
+
+    Examples:
+      squint break runs/digits/weights/stochastic.safetensors mine.npz --eps 24/255
+      squint break runs/digits mine.npz --system stochastic --eps 24/255
+      squint break model.safetensors mine.npz --eps 5/255 --record runs/digits/evidence/stochastic.npz
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Weights (*.safetensors), or a run folder with --system."""
+    file: tyro.conf.Positional[Path]
+    """Your images (*.npz)."""
+    eps: str
+    """L-infinity radius that they keep, a fraction such as 5/255."""
+    system: str | None = None
+    """Name of the system, where the model is a run folder."""
+    record: Path | None = None
+    """Evidence that yours is held against, such as runs/digits/evidence/stochastic.npz."""
+    dataset: str | None = None
+    """Data set whose test images were changed; default: the run's, or digits."""
+    data_dir: str | None = None
+    """Folder with the data set's files; default: the run's, or the cache."""
+    seed: int = 0
+    """Of the score stream."""
+    draws: int | None = None
+    """Draws S per prediction; default: the file's own."""
+    resubmissions: int = 64
+    """Fresh deployments of every image that are scored."""
+    output: Path | None = None
+    """JSON file for the figures."""
+
+
+@dataclass(frozen=True)
+class Challenged:
+    """A challenge to one system."""
+
+    system: str
+    eps: str
+    result: Challenge
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"system": self.system, "eps": self.eps} | asdict(self.result)
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        r = self.result
+        line = (
+            f"{self.system} at eps {self.eps}: {r.accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}] on your "
+            f"images, n={r.n}, seed={r.seed}"
+        )
+        if r.record_accuracy is None or r.difference_ci95 is None:
+            return f"{line}; no record to hold them against (--record)"
+        low, high = r.difference_ci95
+        verdict = "the record is BROKEN" if r.beats_record else "the record stands"
+        return (
+            f"{line}; {r.record_accuracy:.1%} on the record's, difference [{100 * low:+.1f}, "
+            f"{100 * high:+.1f}] points: {verdict}"
+        )
+
+
+def break_model(options: BreakOptions) -> Challenged:
+    """Return how someone's images do against a model.
+
+    Raises:
+        squint.InputError: no such model, or a file that is no challenge to it; the line says where.
+    """
+    radius = parse_fraction("eps", options.eps)
+    target = load_target(options.model, options.system)
+    challenge = break_with(
+        target.placed(),
+        data_for(target, options.dataset, options.data_dir).test,
+        options.file,
+        eps=radius,
+        record=options.record,
+        seed=options.seed,
+        draws=options.draws,
+        resubmissions=options.resubmissions,
+        batch_size=target.known.attack.batch_size,
+    )
+    return Challenged(target.name, format_fraction(radius), challenge)

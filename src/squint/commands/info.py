@@ -1,0 +1,91 @@
+"""`squint info`: what a system costs, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from squint._checks import InputError
+from squint.commands.targets import data_for, load_targets
+from squint.export.sizes import SizeTable, info_table
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """List parameters, bits, bytes and bit operations of a system, layer by layer and in all.
+
+    Examples:
+      squint info runs/digits
+      squint info mine.safetensors --image-shape 3 32 32
+    """
+
+    path: tyro.conf.Positional[Path]
+    """Run folder, or weights (*.safetensors)."""
+    image_shape: tuple[int, ...] = ()
+    """Channels, height and width of one image; default: those of the run's data set, or of digits."""
+    output: Path | None = None
+    """JSON file for the figures."""
+
+
+def info_of(options: InfoOptions) -> dict[str, SizeTable]:
+    """Return each system's table, by name.
+
+    Raises:
+        squint.InputError: no weights, or images that they are not for.
+    """
+    found = load_targets(options.path)
+    shape = options.image_shape or data_for(found[0]).test.shape
+    tables = {}
+    for target in found:
+        try:
+            tables[target.name] = info_table(target.ens, shape)
+        except InputError as error:
+            raise InputError(f"{target.file}: {error}") from None
+    return tables
+
+
+def to_json(tables: Mapping[str, SizeTable]) -> dict[str, Any]:
+    """Return plain data: every system's layers and sums."""
+    return {
+        name: {
+            "parameters": table.parameters,
+            "packed_bytes": table.packed_bytes,
+            "full_bytes": table.full_bytes,
+            "bit_operations": table.bit_operations,
+            "layers": [asdict(layer) | {"bit_operations": layer.bit_operations} for layer in table.layers],
+        }
+        for name, table in tables.items()
+    }
+
+
+def print_tables(tables: Mapping[str, SizeTable], console: Console) -> None:
+    """Print a table, bits being those of weights × inputs, and a line of sums per system."""
+    for name, sizes in tables.items():
+        table = Table(box=None, padding=(0, 2, 0, 0), title=Text(name), title_justify="left")
+        table.add_column("Layer", overflow="fold")
+        for column in ("Parameters", "Bits", "Passes", "Bytes", "Bit operations"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for layer in sizes.layers:
+            table.add_row(
+                Text(layer.name.removeprefix("members.")),
+                f"{layer.parameters:,}",
+                f"{layer.weight_bits} × {layer.activation_bits}",
+                str(layer.passes),
+                f"{layer.packed_bytes:,}",
+                f"{layer.bit_operations:,}",
+            )
+        console.print(table)
+        console.print(
+            f"{name} in all: {sizes.parameters:,} parameters, {sizes.packed_bytes:,} bytes "
+            f"({sizes.full_bytes:,} in float32), {sizes.bit_operations:,} bit operations per prediction",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

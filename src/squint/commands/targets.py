@@ -1,0 +1,105 @@
+"""What a command works on: weights, the recipe of the run they lie in, and the data they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from squint import data as D
+from squint._checks import InputError, check_choice
+from squint.ensemble import Ensemble
+from squint.export import load
+from squint.study.attack import ALONE, check_fit, targets
+from squint.study.config import RecipeConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """A system that was trained.
+
+    Attributes:
+        file: its weights.
+        ens: what they hold, on the CPU.
+        recipe: of the run that the file lies in; None outside of a run.
+    """
+
+    file: Path
+    ens: Ensemble
+    recipe: RecipeConfig | None
+
+    @property
+    def name(self) -> str:
+        """Return the system's name."""
+        return self.file.stem
+
+    @property
+    def known(self) -> RecipeConfig:
+        """Return what gives the defaults: the run's recipe, or digits with the seed protocol."""
+        return self.recipe or ALONE
+
+    def placed(self) -> Ensemble:
+        """Return the ensemble on the device that its recipe computes on."""
+        on_gpu = torch.cuda.is_available() and self.known.train.accelerator != "cpu"
+        return self.ens.to("cuda" if on_gpu else "cpu")
+
+
+def load_targets(path: Path) -> list[Target]:
+    """Return the systems of a run folder, or the one of a weights file.
+
+    Raises:
+        squint.InputError: no run, no weights, or a file that cannot be read.
+    """
+    recipe, files = targets(path)
+    return [Target(file, load(file), recipe) for file in files]
+
+
+def load_target(path: Path, system: str | None = None) -> Target:
+    """Return one system: that of a weights file, or the one called `system` of a run folder.
+
+    Raises:
+        squint.InputError: no such system, or several and none is named.
+    """
+    recipe, files = targets(path)
+    names = [file.stem for file in files]
+    if system is None and len(files) > 1:
+        raise InputError(f"{path} has the systems {', '.join(names)}: name one with --system")
+    if system is not None:
+        check_choice("system", system, names)
+    file = files[0 if system is None else names.index(system)]
+    return Target(file, load(file), recipe)
+
+
+def run_targets(run: Path) -> list[Target]:
+    """Return the systems of a run folder, and of nothing else.
+
+    Raises:
+        squint.InputError: `run` is no run folder with weights.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}; needed: a run folder")
+    return load_targets(run)
+
+
+def data_for(target: Target, dataset: str | None = None, data_dir: str | None = None) -> D.Splits:
+    """Return the data of a system's run, split as in its training, or another data set that it fits.
+
+    Raises:
+        squint.InputError: an unknown data set, or images of other channels or classes.
+    """
+    known = target.known
+    own = dataset in (None, known.dataset)
+    splits = D.load(
+        dataset or known.dataset,
+        data_dir or known.data_dir,
+        validation=known.validation if own else None,
+        seed=known.seed,
+    )
+    check_fit(target.file, target.ens, splits.test)
+    return splits
+
+
+def radii_for(target: Target, eps: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the radii asked for, or else those of the system's recipe."""
+    return eps or (target.known.eps, *target.known.curve)

@@ -1,0 +1,114 @@
+"""`squint verify`: saved adversarial images scored again on draws that nobody has seen."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from squint._checks import InputError, check_choice, format_fraction
+from squint.commands.targets import Target, data_for, load_target, run_targets
+from squint.evaluation.evidence import Verification, verify
+from squint.evaluation.evidence_files import load_evidence
+from squint.study.progress import Bar
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Score saved adversarial images again, on unseen draws and without attacking.
+
+    Examples:
+      squint verify runs/digits
+      squint verify runs/digits --seed 7 --resubmissions 256
+      squint verify evidence.npz --model runs/digits/weights/stochastic.safetensors
+    """
+
+    path: tyro.conf.Positional[Path]
+    """Run folder, or one file of evidence (*.npz)."""
+    model: Path | None = None
+    """Weights that the file of evidence was found against; default: those of the run that it lies in."""
+    dataset: str | None = None
+    """Data set whose test images were attacked; default: the run's, or digits."""
+    data_dir: str | None = None
+    """Folder with the data set's files; default: the run's, or the cache."""
+    seed: int | None = None
+    """Of the score stream; default: a fresh one, which is printed."""
+    draws: int | None = None
+    """Draws S per prediction; default: the file's own."""
+    resubmissions: int = 64
+    """Fresh deployments of every image that are scored."""
+    output: Path | None = None
+    """JSON file for the figures."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One system's evidence, scored again."""
+
+    system: str
+    eps: str
+    result: Verification
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"system": self.system, "eps": self.eps} | asdict(self.result)
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        r = self.result
+        verdict = "agrees" if r.agrees else "DIFFERS: the figure does not hold on unseen draws"
+        return (
+            f"{self.system} at eps {self.eps}: {r.accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}] on seed "
+            f"{r.seed}, {r.saved_accuracy:.1%} when it was saved; single draw {r.single_draw_accuracy:.1%}; "
+            f"n={r.n}; {verdict}"
+        )
+
+
+def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
+    """Return the evidence of a run's systems, or of one file, scored again.
+
+    Raises:
+        squint.InputError: no evidence, no weights for it, or evidence that does not fit the data.
+    """
+    found = _evidence(options)
+    seed = secrets.randbits(31) if options.seed is None else options.seed
+    bar.start("verify", len(found))
+    verified = []
+    for done, (target, file) in enumerate(found, 1):
+        evidence = load_evidence(file)
+        result = verify(
+            target.placed(),
+            data_for(target, options.dataset, options.data_dir).test,
+            evidence,
+            seed=seed,
+            draws=options.draws,
+            resubmissions=options.resubmissions,
+            batch_size=target.known.attack.batch_size,
+        )
+        verified.append(Verified(target.name, format_fraction(evidence.eps), result))
+        bar.move(done)
+    return verified
+
+
+def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
+    path = options.path
+    if path.suffix == ".npz":
+        own = path.parent.parent / "weights" / f"{path.stem}.safetensors"
+        model = options.model or (own if path.parent.name == "evidence" and own.is_file() else None)
+        if model is None:
+            raise InputError(f"{path} needs the weights that it was found against: name them with --model")
+        if not path.is_file():
+            raise InputError(f"{path} does not exist or is not a file")
+        return [(load_target(model), path)]
+    if options.model is not None:
+        raise InputError("--model goes with a file of evidence (*.npz); a run folder has its own weights")
+    systems = {target.name: target for target in run_targets(path)}
+    files = sorted((path / "evidence").glob("*.npz"))
+    if not files:
+        raise InputError(f"{path} has no evidence yet: squint attack {path} --attacks quick makes it")
+    for file in files:
+        check_choice(f"system of {file}", file.stem, systems)
+    return [(systems[file.stem], file) for file in files]
