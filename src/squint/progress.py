@@ -20,11 +20,14 @@ from squint.study.progress import Bar, Silence
 
 
 class _RichBar:
+    """Draws nothing before the first piece of work: an error that comes earlier stays one line."""
+
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
     def start(self, title: str, total: int) -> None:
+        self._progress.start()
         self._task = self._progress.add_task(title, total=total, note="")
 
     def move(self, done: int, note: str = "") -> None:
@@ -47,5 +50,9 @@ def bars(console: Console, quiet: bool) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    progress = Progress(*columns, console=console)
+    try:
         yield _RichBar(progress)
+    finally:
+        if progress.live.is_started:
+            progress.stop()

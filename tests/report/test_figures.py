@@ -132,3 +132,18 @@ def test_titles_that_matplotlib_would_read_as_markup(
     for figure in (accuracy_figure(run.results), losses_figure(run.results, run.epochs)):
         assert figure is not None
         assert figure.svg
+
+
+def test_accuracy_figure_follows_the_attack_with_most_radii_when_the_headline_has_one(
+    results: Results, record: MakeRecord
+) -> None:
+    results["headline_attack"] = "ladder"
+    results["records"] = [
+        record("lsq", 8, attack="ladder", preset="standard"),
+        record("lsq", 2),
+        record("lsq", 5),
+    ]
+    figure = accuracy_figure(parse_results(results))
+    assert figure is not None
+    assert "at 2/255" in figure.alt
+    assert "at 8/255" not in figure.alt

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from squint import _random
-from squint._checks import HasMemberLogits, check_number, need_members
+from squint._checks import HasMemberLogits, check_choice, check_number, need_members
 from squint.attacks.geometry import Ball, per_example
 from squint.attacks.gradients import Units, evaluation_mode
-from squint.attacks.incumbent import Bank, Incumbent, best_of
-from squint.attacks.objectives import objective
+from squint.attacks.incumbent import Bank, Incumbent
+from squint.attacks.objectives import Objective, margin
 
 GROUPS = 4
 """Units into which the draws of a single member are split."""
@@ -31,13 +33,14 @@ def arc(
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
     chunk: int | None = None,
+    accept: str = "margin",
 ) -> Tensor:
     """Return the points to which a greedy walk over the units' nearest decision boundaries leads, L∞.
 
     A unit is a member with its logits averaged over `eot` draws, or, of a single member, one of four groups
     of draws. Unit after unit, the most confident first, the direction d is turned just far enough that the
     unit's linearised boundary is crossed while those before it stay crossed; a turn is kept only if it does
-    not help the label in the pooled margin on a common bank of noise. With ζ the distance left at x + δ + d
+    not help the label, by `accept`, on a common bank of noise. With ζ the distance left at x + δ + d
     and h the unit's direction, the turn follows from requiring ⟨h, η(d + βg)/‖d + βg‖∞⟩ ≥ ζ + ⟨h, d⟩ with
     η = eps: β = η·ζ / (η − ζ − ⟨h, d⟩), plus ρ = 0.05·eps.
 
@@ -55,6 +58,9 @@ def arc(
         generator: source of all randomness; None takes squint's own stream.
         start: warm start (batch, ...), projected into the ball.
         chunk: draws whose graph is held in memory at once.
+        accept: what a turn must not make worse: "margin", the pooled margin, for the deployed rule; or
+            "expected_accuracy", the share of the bank's single draws of all members that are right, for the
+            single-draw rule (the paper's own criterion, in which ties are turned too).
 
     Raises:
         InputTypeError: for a model without members.
@@ -70,28 +76,34 @@ def arc(
         ("max_classes", max_classes),
     ):
         check_number(name, value, 1, whole=True)
+    check_choice("accept", accept, ACCEPT)
     generator = generator or _random.default_generator()
-    pooled = objective("margin", y)
+    rule = partial(ACCEPT[accept], y=y)
     points = []
     with evaluation_mode(model):
         for restart in range(restarts):
             bank = Bank(units, generator, bank_draws)
-            best = Incumbent(bank, pooled, ball.first_point(restart, start, False, generator))
+            best = Incumbent(bank, rule, ball.first_point(restart, start, False, generator))
             for step in range(steps):
                 if step and step % renew_every == 0:
                     bank.renew()
                     best.rescore()
                 seed = _random.next_seed(generator)
-                best.point, best.score = _walk(units, ball, bank, best, max_classes, seed)
+                best.point, best.score = _walk(units, ball, bank, best, rule, max_classes, seed)
             points.append(best.point)
-        return best_of(units, points, generator, bank_draws)
+        if restarts == 1:
+            return points[0]
+        found = Incumbent(Bank(units, generator, bank_draws), rule, points[0])
+        for point in points[1:]:
+            found.offer(point)
+        return found.point
 
 
 def _walk(
-    units: Units, ball: Ball, bank: Bank, best: Incumbent, max_classes: int, seed: int
+    units: Units, ball: Ball, bank: Bank, best: Incumbent, rule: Objective, max_classes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return where a walk over all units leads from the incumbent, and its score; gradients use `seed`."""
-    pooled, rows = objective("margin", units.y), torch.arange(len(ball.x), device=ball.x.device)
+    rows = torch.arange(len(ball.x), device=ball.x.device)
     point, score = best.point, best.score
     logits = unit_logits(units.logits(best.point, seed).double())
     right = logits.softmax(-1)[:, rows, units.y.long()]
@@ -122,12 +134,22 @@ def _walk(
         sought = flat_turn - beta.unsqueeze(1) * w.sign()
         sought = ball.eps * sought / sought.abs().amax(1, keepdim=True).clamp_min(1e-300)
         candidate = ball.project(best.point + sought.view_as(ball.x).to(ball.x))
-        rated = pooled(bank.logits(candidate))
+        rated = rule(bank.logits(candidate))
         taken = (zeta > 0) & zeta.isfinite() & (rated >= score)
         turn = torch.where(per_example(taken, turn), sought.view_as(turn), turn)
         point = torch.where(per_example(taken, candidate), candidate, point)
         score = torch.where(taken, rated, score)
     return point, score
+
+
+def single_draw_error(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the share (batch,) of single draws whose mean probability over members misses the label."""
+    each = logits.softmax(-1).mean(1)
+    return (each.argmax(-1) != y).double().mean(0)
+
+
+ACCEPT = {"margin": margin, "expected_accuracy": single_draw_error}
+"""What candidates are compared by, each larger where the attacker is better off."""
 
 
 def unit_logits(z: Tensor) -> Tensor:

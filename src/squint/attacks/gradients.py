@@ -69,6 +69,15 @@ class Units:
         self.stratified = stratified
         self._seen = False
 
+    def part(self, rows: Tensor, draws: int) -> Units:
+        """Return the same model as units of some rows (n,) of the batch, with another number of draws."""
+        targets = None if self.targets is None else self.targets[rows]
+        part = Units(
+            self.model, self.y[rows], draws, stratified=self.stratified, chunk=self.chunk, targets=targets
+        )
+        part._seen = self._seen
+        return part
+
     def logits(self, x: Tensor, seed: int, *, draws: int | None = None) -> Tensor:
         """Return logits (draws, members, batch, classes) without gradients, under the noise of `seed`."""
         with torch.no_grad():

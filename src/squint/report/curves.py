@@ -30,8 +30,13 @@ from squint.report.table import norm_name, percent, select
 
 
 def accuracy_figure(results: Results) -> FigureFiles | None:
-    """Return accuracy against eps under the headline attack, or None where nothing was measured."""
-    series = {name: _eps_series(results, name) for name in results.names()}
+    """Return accuracy against eps, or None where nothing was measured.
+
+    Under the headline attack, unless another was run at more radii: a ladder at one radius is no curve.
+    """
+    attacks = dict.fromkeys([results.headline_attack, *(r.attack for r in results.records)])
+    widest = max(attacks, key=lambda attack: len({r.radius for r in results.records if r.attack == attack}))
+    series = {name: _eps_series(results, name, widest) for name in results.names()}
     series = {name: records for name, records in series.items() if records}
     if not series:
         return None
@@ -79,10 +84,10 @@ def accuracy_figure(results: Results) -> FigureFiles | None:
     )
 
 
-def _eps_series(results: Results, system: str) -> list[Record]:
+def _eps_series(results: Results, system: str, attack: str) -> list[Record]:
     """Return one record per radius above 0, in the norm of the first one found, by radius."""
     radii = sorted({r.radius for r in results.records if r.system == system and r.radius > 0})
-    found = [record for radius in radii if (record := select(results, system, radius)) is not None]
+    found = [record for radius in radii if (record := select(results, system, radius, attack)) is not None]
     return [record for record in found if record.norm == found[0].norm]
 
 

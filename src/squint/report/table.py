@@ -87,14 +87,13 @@ def _strength(record: Record) -> tuple[int, float]:
     return place, -record.robust_accuracy
 
 
-def select(results: Results, system: str, radius: float) -> Record | None:
-    """Return a system's record of the headline attack at a radius, from its strongest preset."""
+def select(results: Results, system: str, radius: float, attack: str | None = None) -> Record | None:
+    """Return a system's record at a radius, from its strongest preset; the headline attack's by default."""
+    attack = attack or results.headline_attack
     found = [
         r
         for r in results.records
-        if r.system == system
-        and r.attack == results.headline_attack
-        and math.isclose(r.radius, radius, abs_tol=1e-9)
+        if r.system == system and r.attack == attack and math.isclose(r.radius, radius, abs_tol=1e-9)
     ]
     return max(found, key=_strength) if found else None
 
