@@ -216,3 +216,33 @@ def test_a_loss_that_does_not_rise_is_unfaithful_and_a_still_one_is_not() -> Non
 def test_one_image_is_refused() -> None:
     with pytest.raises(InputError, match="2 or more"):
         preflight(nets.undefended(), nets.images(1), seed=0)
+
+
+class _OneDeadMember(torch.nn.Module):
+    """Two linear members; the second sees its input without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.one, self.two = torch.nn.Linear(16, 3), torch.nn.Linear(16, 3)
+
+    def member_logits(
+        self,
+        x: torch.Tensor,
+        draws: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        stratified: bool = False,
+    ) -> torch.Tensor:
+        del generator, stratified
+        flat = x.flatten(1)
+        return torch.stack([self.one(flat), self.two(flat.detach())]).expand(draws, -1, -1, -1)
+
+
+def test_a_member_without_gradients_is_seen_behind_one_that_has_them() -> None:
+    x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    findings = zero_gradients(_OneDeadMember(), x, torch.arange(20) % 3, seed=0, draws=2)
+    assert [finding.kind for finding in findings] == ["zero_gradients"]
+    assert "in member 1" in findings[0].message
+    assert findings[0].measured["share"] == 1.0

@@ -63,16 +63,17 @@ def test_deterministic_graphs_predict_the_same_in_integers(model: str, tmp_path:
 def test_residual_sums_in_floats_are_closer(tmp_path: Path) -> None:
     x = digits()[2][:64]
     ens = trained((3,), "resnet8")
+    twin = copy.deepcopy(ens)
+    squint.set_rounding(twin, "nearest")
+    wanted = twin(x).detach()
     differences, additions = [], []
     for sums in (True, False):
         path = tmp_path / f"{sums}.onnx"
-        report = export_onnx(ens, path, images=x, saturating=False, integer_sums=sums, force=True)
+        export_onnx(ens, path, images=x, saturating=False, integer_sums=sums, force=True)
         additions.append(_optimized(path, tmp_path)["QLinearAdd"])
-        assert report.parity is not None
-        difference = report.parity.comparisons[0].max_difference
-        assert difference is not None
-        differences.append(difference)
-    assert differences[1] <= differences[0]
+        # On average, not at the worst image: there the two roundings may meet or part by chance.
+        differences.append(float((OnnxModel(path)(x) - wanted).abs().mean()))
+    assert differences[1] < differences[0]
     assert additions[1] < additions[0] == 3
 
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from squint._checks import check_number
+from squint._checks import HasMemberLogits, check_number
 from squint._random import derive_seed
 from squint.attacks.geometry import Ball
 from squint.attacks.gradients import AnyModel, Units
@@ -47,13 +47,15 @@ def zero_gradients(
     share = float((gradient.flatten(1) == 0).all(1).double().mean())
     findings = []
     if share > MOST_ZERO:
-        findings.append(
-            Finding(
-                "zero_gradients",
-                f"{share:.1%} of the examples have an all-zero gradient; allowed: {MOST_ZERO:.0%}",
-                {"share": share, "n": len(x), "draws": draws},
-            )
-        )
+        findings.append(_missing(share, "", len(x), draws))
+    else:
+        # The pooled gradient of an ensemble hides a member that has none.
+        for place in range(_members(model, x)):
+            member = Units(_Member(model, place), y, draws, chunk=chunk)
+            _, gradient = member.gradient(x, objective("ce", y), derive_seed(seed, "zero gradients", place))
+            share = float((gradient.flatten(1) == 0).all(1).double().mean())
+            if share > MOST_ZERO:
+                findings.append(_missing(share, f" in member {place}", len(x), draws))
     blocked = [name for name, (arrives, leaves) in seen.items() if arrives and not leaves]
     findings.extend(
         Finding(
@@ -64,6 +66,44 @@ def zero_gradients(
         for name in blocked
     )
     return findings
+
+
+def _missing(share: float, where: str, n: int, draws: int) -> Finding:
+    return Finding(
+        "zero_gradients",
+        f"{share:.1%} of the examples have an all-zero gradient{where}; allowed: {MOST_ZERO:.0%}",
+        {"share": share, "n": n, "draws": draws},
+    )
+
+
+def _members(model: AnyModel, x: Tensor) -> int:
+    """Return how many members a model has that has several, else 0."""
+    if not isinstance(model, HasMemberLogits):
+        return 0
+    with torch.no_grad():
+        count = model.member_logits(x[:1], 1, generator=torch.Generator().manual_seed(0)).shape[1]
+    return count if count > 1 else 0
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One member of a model, as a model that has only this one."""
+
+    model: AnyModel
+    place: int
+
+    def member_logits(
+        self,
+        x: Tensor,
+        draws: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        stratified: bool = False,
+    ) -> Tensor:
+        """Return the member's logits (draws, 1, batch, classes)."""
+        model = cast(HasMemberLogits, self.model)
+        logits = model.member_logits(x, draws, generator=generator, stratified=stratified)
+        return logits[:, self.place : self.place + 1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from squint._checks import InputError, check_images
 from squint.quantize.modes import quantizers
-from squint.quantize.observer import RangeObserver, best_step
+from squint.quantize.observer import RangeObserver, best_step, covering_step
 
 
 def calibrate(net: nn.Module, images: Tensor) -> None:
@@ -45,7 +45,8 @@ def calibrate(net: nn.Module, images: Tensor) -> None:
     for quantizer, observer in observers.items():
         levels = 2**quantizer.bits
         lowest = -float(levels // 2) if observer.signed else 0.0
-        quantizer.set_grid(best_step(observer.values()[None], lowest, levels)[0], lowest, levels)
+        choose = covering_step if quantizer.covers else best_step
+        quantizer.set_grid(choose(observer.values()[None], lowest, levels)[0], lowest, levels)
 
 
 @contextmanager

@@ -117,12 +117,17 @@ def quantize(
     layers = _supported_layers(network)
     if not layers:
         raise InputError(f"{type(module).__name__} has no convolution or linear layer to quantize")
-    ends = {next(iter(layers)), next(reversed(layers))}
+    first = next(iter(layers))
+    ends = {first, next(reversed(layers))}
     at_ends = replace(base, weight_bits=first_last_bits, activation_bits=first_last_bits)
     settings = apply_overrides({name: at_ends if name in ends else base for name in layers}, overrides or {})
     _check_features(features, network)
     network = _replace(
-        network, {layer: quantize_layer(layer, name, settings[name]) for name, layer in layers.items()}
+        network,
+        {
+            layer: quantize_layer(layer, name, settings[name], first=name == first)
+            for name, layer in layers.items()
+        },
     )
     _warn_unsupported(network)
     quantizer = None

@@ -124,13 +124,15 @@ QUANTIZED: dict[type[nn.Module], type[_Quantized]] = {
 """Which layer becomes which."""
 
 
-def quantize_layer(layer: nn.Module, name: str, settings: LayerSettings) -> nn.Module:
+def quantize_layer(layer: nn.Module, name: str, settings: LayerSettings, *, first: bool = False) -> nn.Module:
     """Return the quantized form of `layer`, which shares its parameters, hooks and mode.
 
     Args:
         layer: of a type that `QUANTIZED` names.
         name: the layer's place in its network, for messages.
         settings: its bits and noise.
+        first: the layer reads the image. The range of its input is fixed and covers every value seen: a range
+            that clips a coarsely quantized image has no gradient at all there, which masks the whole network.
     """
     kind = QUANTIZED[type(layer)]
     new = kind.__new__(kind)
@@ -143,22 +145,23 @@ def quantize_layer(layer: nn.Module, name: str, settings: LayerSettings) -> nn.M
         new.weight_quantizer = _weight_quantizer(layer, settings.weight_bits, settings)
         new.weight_quantizer.name = f"{name}.weight_quantizer"
     if settings.activation_bits is not None:
-        new.activation_quantizer = _activation_quantizer(settings.activation_bits, settings)
+        new.activation_quantizer = _activation_quantizer(settings.activation_bits, settings, first)
         new.activation_quantizer.name = f"{name}.activation_quantizer"
     return new.to(cast(Tensor, layer.weight).device).train(layer.training)
 
 
-def _activation_quantizer(bits: int, settings: LayerSettings) -> StochasticQuantizer:
+def _activation_quantizer(bits: int, settings: LayerSettings, first: bool) -> StochasticQuantizer:
     quantizer = StochasticQuantizer(
         bits,
         noise=settings.noise,
         width=settings.activation_width,
         granularity=settings.granularity,
-        learn_range=settings.learn_range,
+        learn_range=settings.learn_range and not first,
         learn_width=settings.learn_width and settings.activation_width > 0,
     )
     quantizer.lsq_scale = True
     quantizer.ranged_by_data = True
+    quantizer.covers = first
     quantizer.calibrated.fill_(False)
     return quantizer
 

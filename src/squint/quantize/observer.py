@@ -53,3 +53,21 @@ def best_step(values: Tensor, lowest: float, levels: int) -> Tensor:
         better = error < least
         best, least = torch.where(better, step, best), torch.where(better, error, least)
     return torch.where(largest > 0, best, torch.ones_like(best))
+
+
+def covering_step(values: Tensor, lowest: float, levels: int) -> Tensor:
+    """Return the smallest step whose range holds every value, with 1 % to spare, per row.
+
+    Args:
+        values: (rows, n).
+        lowest: index of the lowest level, 0 or below.
+        levels: number of levels.
+
+    Returns:
+        Steps (rows,), positive; 1 for rows that are all zero.
+    """
+    highest = lowest + levels - 1
+    up = values.amax(1).clamp_min(0) / highest if highest > 0 else torch.zeros(len(values))
+    down = -values.amin(1).clamp_max(0) / -lowest if lowest < 0 else torch.zeros_like(up)
+    step = 1.01 * torch.maximum(up.to(values), down.to(values))
+    return torch.where(step > 0, step, torch.ones_like(step))

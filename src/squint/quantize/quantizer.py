@@ -90,6 +90,7 @@ class StochasticQuantizer(nn.Module):
         self.name = "quantizer"
         self.lsq_scale = False
         self.ranged_by_data = False
+        self.covers = False
         self.observer: RangeObserver | None = None
         self._numbers: dict[str, tuple[Tensor, int, float]] = {}
         self._hold("step", torch.tensor(1.0), learn_range)
