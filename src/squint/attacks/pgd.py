@@ -129,13 +129,16 @@ def ascend(
         momentum: weight of the accumulated L1-normalised gradients.
     """
     sound = point
-    velocity = torch.zeros_like(point, dtype=torch.float64)
+    velocity = torch.zeros((), dtype=torch.float64, device=point.device)
     for size in sizes:
         loss, slope = gradient(point)
         finite = per_example(finite_examples(loss, slope), slope)
         sound = torch.where(finite, point, sound)
         slope = slope.where(finite, 0.0)
-        length = per_example(slope.flatten(1).abs().sum(1), slope).clamp_min(1e-300)
-        velocity = momentum * velocity + slope / length
+        if momentum:
+            length = per_example(slope.flatten(1).abs().sum(1), slope).clamp_min(1e-300)
+            velocity = momentum * velocity + slope / length
+        else:
+            velocity = slope
         point = ball.project(sound + size * ball.normalise(velocity))
     return point
