@@ -242,7 +242,7 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("detect", run, "--steps", 0), "steps is 0"),
         (("detect", run, "--images", 0), "images is 0"),
         (("detect", run, "--scores", "x"), "score is 'x'; allowed: predictive_information"),
-        (("verify", bare), f"has no evidence yet: squint attack {bare} --attacks quick makes it"),
+        (("verify", bare), "has no evidence yet: run its study with --attack.ladder quick"),
         (("verify", run, "--model", weights), "--model goes with a file of evidence"),
         (("verify", mine), "name them with --model"),
         (("verify", mine, "--model", weights), "has no array 'format'"),

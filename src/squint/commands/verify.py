@@ -108,7 +108,7 @@ def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     systems = {target.name: target for target in run_targets(path)}
     files = sorted((path / "evidence").glob("*.npz"))
     if not files:
-        raise InputError(f"{path} has no evidence yet: squint attack {path} --attacks quick makes it")
+        raise InputError(f"{path} has no evidence yet: run its study with --attack.ladder quick")
     for file in files:
         check_choice(f"system of {file}", file.stem, systems)
     return [(systems[file.stem], file) for file in files]
