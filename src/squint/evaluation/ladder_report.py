@@ -145,6 +145,7 @@ def _record(
         eps=eps,
         steps=max((move.steps for move in moves), default=0),
         eot=max((move.eot for move in moves), default=0),
+        # Every rung starts from the best points so far and from one random start.
         restarts=2,
         n=summary["n"],
         draws=summary["draws"],
