@@ -170,15 +170,24 @@ class Units:
 
 @contextmanager
 def evaluation_mode(model: object) -> Iterator[None]:
-    """Put a module and every part of it in evaluation mode, and give each part its own mode back."""
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    """Put a module and every part of it in evaluation mode with frozen parameters; give all back as it was.
+
+    Attacks want the gradient of the images alone: quantizers would work out that of their ranges for nothing.
+    """
+    modules = model if isinstance(model, nn.Module) else nn.Module()
+    modes = [(part, part.training) for part in modules.modules()]
+    learned = [parameter for parameter in modules.parameters() if parameter.requires_grad]
     try:
         for part, _ in modes:
             part.training = False
+        for parameter in learned:
+            parameter.requires_grad_(False)
         yield
     finally:
         for part, training in modes:
             part.training = training
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def finite_examples(loss: Tensor, gradient: Tensor) -> Tensor:

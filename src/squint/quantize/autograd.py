@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from squint.quantize import blocked
 from squint.quantize import functional as Q
 
 _FINE_LEVELS = 64
 """Above it float32 rounds u as coarsely as 16-bit noise: noise of 13 bits keeps clear of its own ends."""
-
-_PIECE = 2**16
-"""Elements that go through a chain of operations at once on CPU, so that its temporaries stay in cache."""
 
 
 class Rounding(NamedTuple):
@@ -75,9 +73,14 @@ class StochasticRound(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, low: Tensor, step: Tensor, width: Tensor, k: Tensor | None, rounding: Rounding
     ) -> Tensor:
-        """Return y, shaped like x; k is integer noise that broadcasts against x, or None for n = 0."""
+        """Return y, of x's shape and dtype; k is integer noise that broadcasts against x, None for n = 0."""
+        ctx.rounding = rounding
+        learns = any(ctx.needs_input_grad[1:4])
+        if rounding.width is not None and blocked.applies(x, step, k):
+            ctx.save_for_backward(x, low, step, width, None, k if learns else None)
+            return blocked.round_to_grid(x, *_plain(low, step, k, rounding))
         levels = rounding.levels
-        u = _position(x, low, step, rounding.from_zero)
+        u = _position(_wide(x), low, step, rounding.from_zero)
         # In place from here: on CPU every pass and every fresh buffer counts.
         if k is not None:
             _add_noise(u, k, width, rounding)
@@ -85,10 +88,8 @@ class StochasticRound(torch.autograd.Function):
         y = u.ceil_().clamp_(0, levels - 1).mul_(step)
         if not rounding.from_zero:
             y.add_(low)
-        learns = any(ctx.needs_input_grad[1:4])
         ctx.save_for_backward(x, low, step, width, y if learns else None, k if learns else None)
-        ctx.rounding = rounding
-        return y
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -102,20 +103,28 @@ class StochasticRound(torch.autograd.Function):
         if identity and not learns:
             return grad, None, None, None, None, None
         x, low, step, width, y, k = ctx.saved_tensors
-        u = _position(x, low, step, rounding.from_zero)
         dense = rounding.gradient == "expected" and rounding.width != 0
-        moment: Tensor | None = None
         # Uniform noise of width 1 has slope 1 on the closed range: the mask alone is the exact slope.
         exact = (
             noise == "uniform" and rounding.width is not None and rounding.width * rounding.width_factor == 1
         )
+        piecewise = y is None and rounding.width is not None and blocked.applies(x, step, k)
+        if piecewise and not torch.is_grad_enabled() and not identity and (exact or not dense):
+            by_x, sums = blocked.gradient(grad, x, *_plain(low, step, k, rounding), sums=learns)
+            return (by_x, *_from_sums(sums, step, dense, needs_low, needs_step), None, None, None)
+        if learns and y is None:
+            with torch.no_grad():
+                y = blocked.round_to_grid(_wide(x), *_plain(low, step, k, rounding))
+        given, x, grad = grad, _wide(x), _wide(grad)
+        u = _position(x, low, step, rounding.from_zero)
+        moment: Tensor | None = None
         if dense and (needs_width or not exact):
             d, moment = _slope(u, width * rounding.width_factor, levels, noise)
             by_x = grad * d
         else:
             by_x = _masked(grad, u, levels, reuse=not learns)
         if not learns:
-            return by_x, None, None, None, None, None
+            return by_x.to(given.dtype), None, None, None, None, None
         # Sums of products need no buffers: sum grad (K - u D + n W D) as three inner products.
         by_low = by_step = by_width = by_n = None
         if needs_low:
@@ -135,7 +144,40 @@ class StochasticRound(torch.autograd.Function):
             if moment is not None:
                 by_width = by_width - (by_u - _inner(grad, moment, step)) / width
             by_width = (by_width * step).sum_to_size(width.shape)
-        return (grad if identity else by_x), by_low, by_step, by_width, None, None
+        return (given if identity else by_x.to(given.dtype)), by_low, by_step, by_width, None, None
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return the values in float32, or as they are where they are wider."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _plain(
+    low: Tensor, step: Tensor, k: Tensor | None, rounding: Rounding
+) -> tuple[blocked.Grid, Tensor | None, blocked.Noise]:
+    """Return grid and noise as `blocked` takes them."""
+    width = rounding.width or 0.0
+
+    def noise(integers: Tensor) -> Tensor:
+        n = noise_values(integers, rounding.noise, rounding.levels, torch.float32)
+        return n if width == 1 else n.mul_(width)
+
+    return blocked.Grid(float(low), float(step), rounding.levels), k, noise
+
+
+def _from_sums(
+    sums: blocked.Sums | None, step: Tensor, dense: bool, needs_low: bool, needs_step: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of low and step: sum g (1 - D) and sum g (K - u D + n W D)."""
+    if sums is None:
+        return None, None
+    by_step = sums.level - sums.position
+    if dense and sums.noise is not None:
+        by_step = by_step + sums.noise
+    return (
+        (sums.gradient - sums.masked).to(step.dtype) if needs_low else None,
+        by_step.to(step.dtype) if needs_step else None,
+    )
 
 
 def _position(x: Tensor, low: Tensor, step: Tensor, from_zero: bool) -> Tensor:
@@ -157,7 +199,7 @@ def _add_noise(u: Tensor, k: Tensor, width: Tensor, rounding: Rounding) -> None:
 
 def _pieces(values: Tensor) -> tuple[Tensor, ...]:
     """Return views of consecutive elements."""
-    return torch.split(values.view(-1), _PIECE)
+    return torch.split(values.view(-1), blocked.PIECE)
 
 
 def _slope(u: Tensor, width: Tensor, levels: int, noise: str) -> tuple[Tensor, Tensor]:

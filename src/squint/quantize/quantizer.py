@@ -212,12 +212,14 @@ class StochasticQuantizer(nn.Module):
             raise InputError(f"{self.name} got values of dtype {x.dtype}; allowed: floating point")
         if not self._number("calibrated"):
             raise InputError(f"{self.name} has no range yet: call squint.calibrate(net, images) first")
-        values = x if x.dtype == torch.float64 else x.float()
         view = current_view(self) or GradientView(self.gradient)
-        low, step, width = self._grid(values)
-        k = self._draw(values) if self.stochastic else None
+        low, step, width = self._grid(x)
+        k = self._draw(x) if self.stochastic else None
         if view.gradient == "additive":
+            values = x if x.dtype == torch.float64 else x.float()
             return self._additive(values, low, step, width, k).to(x.dtype)
+        if k is not None and k.shape == x.shape:
+            x = x.contiguous()  # as the noise is, so that both go through memory in one order
         rounding = Rounding(
             self.levels,
             self.noise,
@@ -226,8 +228,8 @@ class StochasticQuantizer(nn.Module):
             view.width_factor,
             self._number("offset") == 0,
         )
-        y: Tensor = StochasticRound.apply(values, low, step, width, k, rounding)  # type: ignore[no-untyped-call]
-        return y.to(x.dtype)
+        y: Tensor = StochasticRound.apply(x, low, step, width, k, rounding)  # type: ignore[no-untyped-call]
+        return y
 
     def _grid(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return low, step and width as the forward pass uses them: bounded, their gradients scaled."""
