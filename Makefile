@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # torch comes first and by itself: asked for together with the rest, pip may choose a CUDA build.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-smallest setup test lint types tests browser bench clean
+.PHONY: demo demo-smallest setup test lint types tests browser crash fuzz bench clean
 
 demo: .venv/ready
 	$(BIN)/squint run digits --output runs/digits --overwrite
@@ -43,6 +43,14 @@ tests: .venv/test-ready
 
 browser: .venv/test-ready
 	$(BIN)/python -m pytest -q -m browser tests/report
+
+# Kills real runs at twenty random moments, and fails every write; about ten minutes on two cores.
+crash: .venv/test-ready
+	$(BIN)/python -m pytest -q -s -m slow tests/crash
+
+# Twenty thousand damaged files, every file cut off at every length, and files that are made to do harm.
+fuzz: .venv/test-ready
+	$(BIN)/python -m tests.fuzz --count 20000
 
 bench: .venv/test-ready
 	$(BIN)/python -m benchmarks

@@ -31,6 +31,7 @@ IMAGES = 64
 RESUBMISSIONS = 64
 SEED = 0
 EPOCHS = 15
+WIDTH = 12
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,25 @@ class Entry:
     attack: Attack
 
 
-def networks(seed: int = SEED) -> tuple[dict[str, squint.Ensemble], Tensor, Tensor]:
+def networks(seed: int = SEED, width: int = WIDTH) -> tuple[dict[str, squint.Ensemble], Tensor, Tensor]:
     """Return a deterministic and a stochastic network trained on digits, and the test images and labels."""
     data = squint.data.load("digits")
     trained = {}
-    for name, input_bits, width, draws in (("deterministic", 2, 0.0, 1), ("stochastic", 1, 1.0, 4)):
+    for name, input_bits, noise, draws in (("deterministic", 2, 0.0, 1), ("stochastic", 1, 1.0, 4)):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            plain = squint.models.small_cnn(in_channels=1, width=12)
+            plain = squint.models.small_cnn(in_channels=1, width=width)
         # Learned ranges can end up with both values of a 1-bit input outside the first layer's: no gradient.
         net = squint.quantize(
-            plain, 4, 4, input_bits, input_width=width, activation_width=0.0, learn_range=False
+            plain, 4, 4, input_bits, input_width=noise, activation_width=0.0, learn_range=False
         )
         ens = squint.Ensemble([net], draws=draws)
-        loss = squint.ObjectiveConfig(ensemble=1.0, agreement=10.0 if width else 0.0)
+        loss = squint.ObjectiveConfig(ensemble=1.0, agreement=10.0 if noise else 0.0)
         config = squint.TrainConfig(
             epochs=EPOCHS,
             batch_size=64,
             learning_rate=0.006,
-            draws=2 if width else 1,
+            draws=2 if noise else 1,
             seed=seed,
             objective=loss,
             evaluate_every=EPOCHS,
@@ -172,7 +173,7 @@ def crosscheck() -> dict[str, Any]:
             "torchattacks": torchattacks.__version__,
         },
         "training": {
-            "model": "small_cnn, width 12, 4-bit weights and activations",
+            "model": f"small_cnn, width {WIDTH}, 4-bit weights and activations",
             "epochs": EPOCHS,
             "seed": SEED,
         },

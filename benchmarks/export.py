@@ -34,8 +34,9 @@ def _base(x: Tensor) -> nn.Module:
     return net.eval()
 
 
-def _quantized(base: nn.Module, bits: int, x: Tensor) -> Ensemble:
-    ens = Ensemble([quantize(base, bits, bits, bits)], draws=DRAWS).eval()
+def _quantized(base: nn.Module, bits: int, x: Tensor, activation_width: float | None = None) -> Ensemble:
+    net = quantize(base, bits, bits, bits, activation_width=activation_width)
+    ens = Ensemble([net], draws=DRAWS).eval()
     calibrate(ens, x)
     return ens
 
@@ -61,10 +62,14 @@ def _systems(folder: Path, x: Tensor) -> dict[str, System]:
         "ONNX Runtime, full precision": (OnnxModel(exported.path, threads=1), exported.bytes),
     }
     for bits in (8, 4, 2):
-        for rounding, label in (("nearest", "nearest"), ("sample", f"{DRAWS} draws")):
-            path = folder / f"{bits}-{rounding}.onnx"
+        for rounding, width, label in (
+            ("nearest", None, "nearest"),
+            ("sample", None, f"{DRAWS} draws"),
+            ("sample", 0.0, f"{DRAWS} draws at the input"),
+        ):
+            path = folder / f"{bits}-{rounding}-{width}.onnx"
             # Random weights say nothing about parity: the gate is the tests' matter.
-            report = export_onnx(_quantized(base, bits, x), path, rounding, images=x[:8], force=True)
+            report = export_onnx(_quantized(base, bits, x, width), path, rounding, images=x[:8], force=True)
             systems[f"ONNX Runtime, {bits}-bit integers, {label}"] = (
                 OnnxModel(path, threads=1),
                 report.bytes,
@@ -86,10 +91,10 @@ def main() -> None:
     reference = "ONNX Runtime, full precision"
     print("\nResNet-20, ms per image, one thread  (goal: integers 1.3 times as fast, 4-bit file at most 1/6)")
     heads = "".join(f"{f'batch {batch}':>10}{'speed':>7}" for batch in BATCHES)
-    print(f"  {'':<42}{heads}{'kB':>9}{'size':>7}")
+    print(f"  {'':<48}{heads}{'kB':>9}{'size':>7}")
     for name, (_, size) in systems.items():
         cells = "".join(f"{times[b][name]:10.3f}{times[b][reference] / times[b][name]:7.2f}" for b in BATCHES)
-        print(f"  {name:<42}{cells}{size / 1000:9.0f}{size / systems[reference][1]:7.3f}")
+        print(f"  {name:<48}{cells}{size / 1000:9.0f}{size / systems[reference][1]:7.3f}")
 
 
 def _per_image(systems: dict[str, System], x: Tensor) -> dict[str, float]:

@@ -21,5 +21,5 @@ for path in sys.argv[2:]:
     outputs = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
     label = int(outputs[0][0].argmax())
     name = card["class_names"][label] if card["class_names"] else label
-    flag = " FLAGGED" if len(outputs) > 1 and outputs[1][0] > card["detector_threshold"] else ""
+    flag = " FLAGGED" if card["detector"] and outputs[1][0] > card["detector"]["threshold"] else ""
     print(f"{path}: {name} {np.exp(outputs[0][0, label]):.1%}{flag}")

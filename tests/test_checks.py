@@ -15,6 +15,19 @@ from torch import Tensor
 from squint import _checks as C
 
 
+def nested() -> Any:
+    value: Any = []
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+def test_messages_are_short_and_steer_no_terminal() -> None:
+    assert C.shown("x" * 1000) == "'" + "x" * 119 + " ... " + "x" * 39 + "'"
+    assert C.describe(ValueError("y" * 1000 + "\nz")) == "y" * 300 + " ..."
+    assert C.printable("a\x1b[2Jb\x00\u009bé\n") == "a\ufffd[2Jb\ufffd\ufffdé\n"
+
+
 def test_errors_are_the_builtin_kinds() -> None:
     assert issubclass(C.InputError, ValueError)
     assert issubclass(C.InputTypeError, TypeError)
@@ -26,6 +39,11 @@ def test_errors_are_the_builtin_kinds() -> None:
         (lambda: C.check_choice("norm", "linff", ["linf", "l2"]), C.InputError, "did you mean 'linf'"),
         (lambda: C.check_choice("norm", "zzz", ["linf", "l2"]), C.InputError, "allowed: linf, l2"),
         (lambda: C.check_number("eps", -1, 0, 1), C.InputError, "eps is -1"),
+        (lambda: C.check_number("n", 10**5000, 0), C.InputError, "n is a number of thousands of digits;"),
+        (lambda: C.check_number("n", 10**400, 0), C.InputError, "00 ... 00"),
+        (lambda: C.check_choice("norm", cast(Any, nested()), ["linf"]), C.InputError, "a deeply nested list"),
+        (lambda: C.parse_fraction("eps", "1e999999999"), C.InputError, "eps is inf"),
+        (lambda: C.parse_fraction("eps", "1/" + "9" * 5000), C.InputError, "eps is '1/9999"),
         (lambda: C.check_number("eps", 0, 0, 1, open_low=True), C.InputError, "in (0, 1]"),
         (lambda: C.check_number("steps", 1.5, 1, whole=True), C.InputError, "a whole number in [1, inf)"),
         (lambda: C.check_number("eps", math.nan), C.InputError, "(-inf, inf)"),

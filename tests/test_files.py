@@ -55,9 +55,9 @@ def test_json_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         _files.read_json(path)
     for content in (b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="not readable JSON"):
+        with pytest.raises(InputError, match="not readable"):
             _files.read_json(path)
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match="no plain file"):
         _files.read_json(tmp_path)
     monkeypatch.setattr(_files, "MAX_JSON_BYTES", 10)
     with pytest.raises(InputError, match="larger"):
@@ -119,3 +119,40 @@ def test_tensor_files_that_are_none_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="no whole safetensors file"):
             _files.read_tensors(path)
+
+
+def test_files_of_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_text("[" + "[]," * 500_000 + "[]]")
+    with pytest.raises(InputError, match="more than 500,000 brackets"):
+        _files.read_json(path)
+    monkeypatch.setattr(_files, "MAX_TENSORS", 2)
+    _files.write_tensors(path, {name: torch.zeros(1) for name in "abc"}, {})
+    with pytest.raises(InputError, match="holds 3 tensors; allowed: up to 2"):
+        _files.read_tensors(path)
+    path.write_bytes((2**25).to_bytes(8, "little") + b"{}")
+    with pytest.raises(InputError, match="no whole safetensors file: it declares a header of 33554432 bytes"):
+        _files.read_tensors(path)
+
+
+def test_special_files_are_not_read(tmp_path: Path) -> None:
+    """A pipe would block and a device never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="no plain file"):
+            _files.read_json(path)
+
+
+def test_folders_that_cannot_be_flushed_are_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    _files.write_text(tmp_path / "new" / "a", "x")
+    assert (tmp_path / "new" / "a").read_text() == "x"

@@ -16,11 +16,12 @@ LAYERS = (
     ("models",),
     ("ensemble",),
     ("training",),
-    ("evaluation", "baselines", "export"),
+    ("evaluation", "baselines", "zoo", "export"),
     ("report",),
     ("study", "progress"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 CALLABLES_ONLY = ("attacks", "information")

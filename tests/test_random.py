@@ -150,3 +150,14 @@ def test_derived_seeds_depend_on_every_key_and_its_type() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     a, b = derive_generator(3, "chunk", 4), derive_generator(3, "chunk", 4)
     assert next_seeds(a, 5) == next_seeds(b, 5)
+
+
+def test_copies_of_a_draw_meet_its_noise_and_draws_do_not_share_it() -> None:
+    with draw_noise([1, 2], copies=3):
+        k = random_integers((12, 5), CPU).view(2, 3, 2, 5)
+        again = random_integers((12, 5), CPU).view(2, 3, 2, 5)
+    assert torch.equal(k, k[:, :1].expand_as(k))
+    assert not torch.equal(k[0], k[1])
+    assert not torch.equal(k, again)
+    with draw_noise([1, 2]):
+        assert torch.equal(random_integers((4, 5), CPU).view(2, 2, 5), k[:, 0])

@@ -14,6 +14,8 @@ from torch import Tensor
 RANGE_TOLERANCE = 1e-4
 """How far outside [0, 1] a pixel may lie before the image is refused."""
 
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
+
 Number = TypeVar("Number", int, float)
 
 
@@ -42,15 +44,29 @@ Model = Callable[[Tensor], Tensor]
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the closest allowed word, or an empty string."""
+    if len(value) > 100:
+        return ""
     match = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: printable, in one line, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-40:]}"
 
 
 def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
     """Raise `InputError` unless `value` is one of the allowed words."""
     words = list(allowed)
     if value not in words:
-        raise InputError(f"{name} is {value!r}; allowed: {', '.join(words)}{nearest(str(value), words)}")
+        close = nearest(value, words) if isinstance(value, str) else ""
+        raise InputError(f"{name} is {shown(value)}; allowed: {', '.join(words)}{close}")
 
 
 def check_number(
@@ -64,13 +80,15 @@ def check_number(
 ) -> Number:
     """Return `value` unless it is not a finite number in [low, high], or (low, high] with `open_low`."""
     kind = "a whole number" if whole else "a number"
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number of any length is finite, but longer ones than a float holds cannot be asked.
+    ok = ok and (abs(value) < 2**1023 if isinstance(value, int) else math.isfinite(value))
     if ok and whole:
         ok = float(value).is_integer()
     if not ok or not low <= value <= high or (open_low and value == low):
         left = "(" if open_low or low == -math.inf else "["
         right = ")" if high == math.inf else "]"
-        raise InputError(f"{name} is {value!r}; allowed: {kind} in {left}{low:g}, {high:g}{right}")
+        raise InputError(f"{name} is {shown(value)}; allowed: {kind} in {left}{low:g}, {high:g}{right}")
     return value
 
 
@@ -141,10 +159,12 @@ def parse_fraction(name: str, text: str | float, *, low: float = 0.0, high: floa
     """Return the number written as `5/255`, `0.02` or already a number, checked to lie in [low, high]."""
     if isinstance(text, str):
         try:
-            value = float(Fraction(text.replace(" ", "")))
+            # Fractions have no exponents; as a fraction, 1e999999999 would be a billion digits.
+            value = float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
         except (ValueError, ZeroDivisionError, OverflowError):
             raise InputError(
-                f"{name} is {text!r}; allowed: a fraction such as 5/255 or a number in [{low:g}, {high:g}]"
+                f"{name} is {shown(text)}; allowed: a fraction such as 5/255 or a number "
+                f"in [{low:g}, {high:g}]"
             ) from None
     else:
         value = text
@@ -163,6 +183,12 @@ def format_fraction(value: float) -> str:
 
 
 def describe(error: Any) -> str:
-    """Return an error's first line, for a person."""
+    """Return an error's first line, for a person; the first 300 characters of it."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:300]} ..."
+
+
+def printable(text: str) -> str:
+    """Return text whose characters that would steer a terminal or break an SVG are replaced."""
+    return text.translate(_CONTROLS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,32 +18,94 @@ from torch import Tensor
 
 from squint._checks import InputError, describe
 
-MAX_JSON_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
+MAX_BRACKETS = 500_000
+"""Parsed, a pair of brackets takes thirty times its bytes; no file of squint's own comes near."""
+MAX_TENSORS = 50_000
+MAX_HEADER_BYTES = 16 * 2**20
+"""Longest header of a file of tensors: names, shapes and metadata; a thousand tensors need a hundredth."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or none: a crash leaves the old content, never half of the new.
+    """Write a whole file or none: a crash or a power cut leaves the old content, never half of the new.
+
+    When this returns, the file and its name are on the disk.
 
     Raises:
-        squint.InputError: the folder cannot be written.
+        squint.InputError: the folder cannot be written, the disk is full or fails.
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; results are for reading.
-        temporary.chmod(0o644)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+            # mkstemp makes files for the owner alone; results are for reading.
+            os.fchmod(handle, 0o644)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         temporary.replace(path)
+        temporary = None
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            # Where even this fails, the next run clears it away.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may be missing.
+
+    Raises:
+        squint.InputError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes began to write below a folder; nobody else may be writing there.
+
+    Raises:
+        squint.InputError: the folder cannot be read, or a file in it cannot be removed.
+    """
+    try:
+        # The names that `mkstemp` makes for `write_bytes`.
+        found = [entry for entry in folder.rglob(".*.????????.tmp") if entry.is_file()]
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
+    for entry in found:
+        remove_file(entry)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their names are on the disk afterwards."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _sync_folder(each.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names; without it a power cut may undo a rename."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot flush folders and say so.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -62,19 +126,52 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, text + "\n")
 
 
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return the content of a plain file; no more than `limit` bytes are ever held.
+
+    Raises:
+        squint.InputError: the file is missing, unreadable, no plain file or longer than `limit`.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if not path.is_file():
+        raise InputError(f"{path} is not readable: no plain file")
+    try:
+        with path.open("rb") as file:
+            # A read of n bytes holds n bytes at once, however short the file.
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+    except OSError as error:
+        raise InputError(f"{path} is not readable: {error.strerror or error}") from None
+    if len(content) > limit:
+        raise InputError(f"{path} is larger than {limit >> 20} MiB; not a file of squint's")
+    return content
+
+
+def read_text(path: Path, limit: int | None = None) -> str:
+    """Return the text of a UTF-8 file of at most `limit` bytes; None: 16 MiB.
+
+    Raises:
+        squint.InputError: see `read_bytes`; or it is not UTF-8.
+    """
+    try:
+        text = read_bytes(path, MAX_JSON_BYTES if limit is None else limit).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not readable: it is not UTF-8 text") from None
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise InputError(f"{path} is not readable: it has more than {MAX_BRACKETS:,} brackets")
+    return text
+
+
 def read_json(path: Path) -> Any:
     """Return the plain data of a JSON file.
 
     Raises:
-        squint.InputError: the file is missing, unreadable, larger than 256 MiB or not JSON.
+        squint.InputError: the file is missing, unreadable, larger than 16 MiB or not JSON.
     """
+    text = read_text(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; not a file of squint's")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {describe(error)}") from None
 
 
@@ -103,13 +200,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors file, on the CPU.
 
     Raises:
-        squint.InputError: the file is missing, truncated or of another format.
+        squint.InputError: the file is missing, truncated, of another format or with a header beyond 16 MiB.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     try:
+        with path.open("rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        # A file may be all header: a million empty tensors would take their time.
+        if length > MAX_HEADER_BYTES:
+            raise InputError(f"{path} is no whole safetensors file: it declares a header of {length} bytes")
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+            names = file.keys()
+            if len(names) > MAX_TENSORS:
+                raise InputError(f"{path} holds {len(names):,} tensors; allowed: up to {MAX_TENSORS:,}")
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except InputError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise InputError(f"{path} is no whole safetensors file: {describe(error)}") from None

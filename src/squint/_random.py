@@ -52,12 +52,14 @@ class NoiseSource:
         strata: index of each draw among `strata_total` strata, or None for independent draws.
         strata_total: number of strata (draws) that the whole stratified set has.
         shared: the stream from which all draws of a stratified set take their permutations.
+        copies: neighbouring streams that are one and the same, and give the same noise.
     """
 
     streams: tuple[_Stream, ...]
     strata: tuple[int, ...] | None = None
     strata_total: int = 0
     shared: _Stream | None = None
+    copies: int = 1
 
 
 _squint_stream = _Stream(torch.Generator().manual_seed(0))
@@ -130,11 +132,13 @@ def draw_noise(
     strata: Sequence[int] | None = None,
     strata_total: int = 0,
     shared_seed: int = 0,
+    copies: int = 1,
 ) -> Iterator[None]:
     """Give each of the draws folded into the batch (draw-major) a stream seeded by its own seed.
 
     Args:
         seeds: one seed per draw.
+        copies: equal parts of a draw's images that all meet the same noise; not for stratified draws.
         strata: the draws' places in a stratified set of `strata_total` draws, or None.
         strata_total: size of the stratified set; the chunks of one set all name the same total.
         shared_seed: seed of the permutations that the whole stratified set shares.
@@ -152,8 +156,10 @@ def draw_noise(
                 f"allowed: one each, distinct, in 0..{strata_total - 1}"
             )
     streams = tuple(_Stream(torch.Generator().manual_seed(s)) for s in seeds)
+    streams = tuple(stream for stream in streams for _ in range(copies))
     shared = _Stream(torch.Generator().manual_seed(shared_seed)) if strata is not None else None
-    token = _source.set(NoiseSource(streams, None if strata is None else tuple(strata), strata_total, shared))
+    places_held = None if strata is None else tuple(strata)
+    token = _source.set(NoiseSource(streams, places_held, strata_total, shared, copies))
     try:
         yield
     finally:
@@ -181,9 +187,12 @@ def random_integers(shape: Sequence[int], device: torch.device) -> Tensor:
         words.random_(-(2**63), None, generator=source.streams[0].on(device))
         k = words.view(torch.int16)[: _numel(shape)].view(tuple(shape))
     else:
-        k = torch.empty(tuple(shape), dtype=torch.int16, device=device)
-        for part, stream in zip(k.chunk(draws), source.streams, strict=True):
+        copies = source.copies
+        each = shape[0] // draws
+        k = torch.empty((draws // copies, each, *shape[1:]), dtype=torch.int16, device=device)
+        for part, stream in zip(k, source.streams[::copies], strict=True):
             _uniform_into(part, stream)
+        k = (k if copies == 1 else k.repeat_interleave(copies, 0)).view(tuple(shape))
     return k if source.strata is None else _stratify(k, source)
 
 

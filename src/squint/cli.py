@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,17 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from squint import __version__
-from squint._checks import InputError, InputTypeError, check_choice
+from squint import __version__, _ranks
+from squint._checks import InputError, check_choice
 from squint._files import write_json
 from squint.commands.break_ import BreakOptions, break_model
 from squint.commands.detect import DetectOptions, detect_run
 from squint.commands.export import ExportOptions, export_lines, export_path
+from squint.commands.failing import failure
 from squint.commands.info import InfoOptions, info_of, print_tables, to_json
 from squint.commands.predict import PredictOptions, predict_files
 from squint.commands.profile import ProfileOptions, print_planes, profile_run
+from squint.commands.publish import PublishOptions
 from squint.commands.seeds import chosen_seeds
 from squint.commands.shipped import ShippedOptions, attack_file
 from squint.commands.usage import SEEDS, STUDY_USAGE, USAGE, WHAT
@@ -32,16 +33,24 @@ from squint.report import print_table, write_report
 from squint.study import load_recipe, recipe_names, run_study
 from squint.study.attack import AttackOptions, attack_weights
 from squint.study.folder import read_results
+from squint.study.hypothesis_verdict import print_judgement
+from squint.study.job import held_by_first, join_started
+from squint.study.keeping import held
 from squint.study.overrides import overridden, parsed
+from squint.study.published import publish
+from squint.study.recipes import chosen_recipe
 from squint.study.seeds import print_verdicts, run_seeds
 
 _DIFFERS = 3
+_DEVICES = re.compile(r"^--devices(?==|$)")
+_SHARED = ("attack", "detect", "profile")
+"""Commands whose work torchrun's processes share; a study brings its own together."""
 
 
 @dataclass(frozen=True)
 class _AttackCommand:
     path: tyro.conf.Positional[Path]
-    """Weights (*.safetensors), or a run folder: its recipe then gives the defaults."""
+    """Weights (*.safetensors), a run folder or a shipped model; its recipe then gives the defaults."""
     options: Annotated[AttackOptions, tyro.conf.arg(name="")] = field(default_factory=AttackOptions)
     output: Path | None = None
     """JSON file for the records."""
@@ -88,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "verify": _verify,
         "break": _break,
+        "publish": _publish,
         "info": _info,
         "export": _export,
         "predict": _predict,
@@ -101,28 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         check_choice("command", words[0], commands)
-        return commands[words[0]](words[1:], _Screen(quiet))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    except (InputError, InputTypeError) as error:
-        return _failed(error, " ".join(str(error).split()), 2, debug)
-    except KeyboardInterrupt as error:
-        kept = "; what was done is kept, continue with --resume" if words[0] in ("run", "train") else ""
-        return _failed(error, f"stopped{kept}", 130, debug)
-    except BrokenPipeError:
-        # The reader of our output has gone (`squint ... | head`): there is no one to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        message = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}"
-        return _failed(error, message if debug else f"{message} (--debug shows where)", 1, debug)
-
-
-def _failed(error: BaseException, message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
-    print(f"squint: {message}", file=sys.stderr)
-    return code
+        if words[0] in _SHARED:
+            join_started()
+        # The first process of a job speaks for all.
+        first = _ranks.rank() == 0
+        return commands[words[0]](words[1:], _Screen(quiet or not first, Console(quiet=not first)))
+    except BaseException as error:
+        return failure(error, words[0], debug)
 
 
 def _taken(words: list[str], flag: str) -> bool:
@@ -154,7 +149,8 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
         return 0 if words else 2
     if words[0].startswith("-"):
         raise InputError(f"the recipe comes first: squint {command} RECIPE {words[0]} ...")
-    recipe = load_recipe(words[0])
+    recipe = chosen_recipe(words[0], words[1:])
+    words = [_DEVICES.sub("--train.devices", word) for word in words]
     options, recipe = overridden(recipe, words[1:], f"squint {command} {words[0]}")
     output = Path(options.output or f"runs/{recipe.name}")
     attack = command == "run"
@@ -165,6 +161,7 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
                 recipe, seeds, output, resume=options.resume, overwrite=options.overwrite, bar=bar
             )
         print_verdicts(verdicts, screen.console)
+        print_judgement(verdicts.get("hypothesis"), screen.console)
         screen.say(f"verdicts: {output / 'verdicts.json'}")
         return 0
     with bars(screen.console, screen.quiet) as bar:
@@ -180,6 +177,7 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
 
 def _show(results: dict[str, Any], run: Path, screen: _Screen) -> None:
     print_table(results, screen.console)
+    print_judgement(results.get("hypothesis"), screen.console)
     screen.say(f"report: {run / 'report.html'}")
 
 
@@ -212,7 +210,7 @@ def _lines(results: Sequence[_Result], output: Path | None, screen: _Screen) -> 
 
 def _detect(words: list[str], screen: _Screen) -> int:
     options = parsed(DetectOptions, words, "squint detect")
-    with bars(screen.console, screen.quiet) as bar:
+    with held_by_first(options.run), bars(screen.console, screen.quiet) as bar:
         found = detect_run(options, bar)
     screen.say(*found.lines(), f"detection: {options.run / 'detection.json'}")
     return 0
@@ -220,7 +218,7 @@ def _detect(words: list[str], screen: _Screen) -> int:
 
 def _profile(words: list[str], screen: _Screen) -> int:
     options = parsed(ProfileOptions, words, "squint profile")
-    with bars(screen.console, screen.quiet) as bar:
+    with held_by_first(options.run), bars(screen.console, screen.quiet) as bar:
         planes = profile_run(options, bar)
     print_planes(planes, options.run, screen.console)
     return 0
@@ -237,6 +235,12 @@ def _verify(words: list[str], screen: _Screen) -> int:
 def _break(words: list[str], screen: _Screen) -> int:
     options = parsed(BreakOptions, words, "squint break")
     return _lines([break_model(options)], options.output, screen)
+
+
+def _publish(words: list[str], screen: _Screen) -> int:
+    options = parsed(PublishOptions, words, "squint publish")
+    screen.say(f"published: {publish(options.run, options.system, options.output)}")
+    return 0
 
 
 def _info(words: list[str], screen: _Screen) -> int:
@@ -261,7 +265,8 @@ def _predict(words: list[str], screen: _Screen) -> int:
 def _report(words: list[str], screen: _Screen) -> int:
     options = parsed(_ReportOptions, words, "squint report")
     results = read_results(options.run)
-    write_report(options.run)
+    with held(options.run):
+        write_report(options.run)
     _show(results, options.run, screen)
     return 0
 

@@ -229,9 +229,11 @@ def varies(member: nn.Module) -> bool:
     """Return whether the member's output can differ between draws.
 
     Only networks made of torch's and squint's own layers are known to be still without noise; others might
-    draw their own.
+    draw their own. Layers of squint's that are noisy without a quantizer say so by `draws_noise`.
     """
-    return _draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member))
+    if _draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member)):
+        return True
+    return any(getattr(module, "draws_noise", False) for module in member.modules())
 
 
 def _draws_own_noise(member: nn.Module) -> bool:

@@ -73,6 +73,29 @@ def test_the_orthogonal_step_has_the_smallest_multiplier(generator: torch.Genera
         assert torch.equal(found[row], expected)
 
 
+def test_a_blend_is_the_weighted_sum_of_both_gradients(generator: torch.Generator) -> None:
+    model = NoisyLinear(3, 24, 4, 0.3)
+    x = interior_images((6, 24), generator)
+    y = torch.arange(6) % 4
+    detector = DeployedDetector(total_information, 0.1, 4)
+    pursuit = Pursuit(model, x, y, detector, 0.1, None, 8, None, 10, generator, None)
+    weights = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    state = generator.get_state()
+    lead, f, score, g = pursuit.slopes(x)
+    generator.set_state(state)
+    seen: list[Tensor] = []
+
+    def weigh(*values: Tensor) -> tuple[Tensor, Tensor]:
+        seen.extend(values)
+        return weights[0], weights[1]
+
+    expected = weights[0].unsqueeze(1) * f + weights[1].unsqueeze(1) * g
+    # The network is linear in float32, and both sums are: their difference is its rounding.
+    torch.testing.assert_close(pursuit.blend(x, weigh), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(seen[0], lead)
+    assert torch.equal(seen[1], score)
+
+
 @pytest.mark.parametrize("name", ["selective", "orthogonal", "lagrangian"])
 def test_an_attack_that_knows_the_detector_evades_it(name: str, generator: torch.Generator) -> None:
     x = torch.full((8, 2), 0.5) + torch.tensor([-0.05, 0.05]) + 0.01 * torch.rand(8, 2, generator=generator)

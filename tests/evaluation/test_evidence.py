@@ -231,7 +231,7 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path, evidence: Evidence
 def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.npz"
     write_npz(path, {"images": np.zeros(100_000, np.uint8)})
-    with pytest.raises(InputError, match="allowed: 64 arrays of 1000 bytes together"):
+    with pytest.raises(InputError, match=": 64 arrays of 1000 bytes together"):
         read_npz(path, max_bytes=1_000)
     import io
     import zipfile

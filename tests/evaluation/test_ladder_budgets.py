@@ -236,3 +236,11 @@ def test_budgets_refuse_nonsense() -> None:
     with pytest.raises(InputError, match="steps is 0"):
         Move("pgd", 0, 1)
     assert named_budget("quick") is QUICK
+
+
+def test_a_model_without_noise_is_attacked_with_one_draw_per_gradient() -> None:
+    """More draws are the same draw: they would use the budget up and leave later rungs none."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)).eval()
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    spent = [climb(net, x, y, 0.05, tiny(steps=2, eot=eot), resubmissions=1).gradients for eot in (1, 8)]
+    assert torch.equal(spent[0], spent[1])

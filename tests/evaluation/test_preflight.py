@@ -246,3 +246,19 @@ def test_a_member_without_gradients_is_seen_behind_one_that_has_them() -> None:
     assert [finding.kind for finding in findings] == ["zero_gradients"]
     assert "in member 1" in findings[0].message
     assert findings[0].measured["share"] == 1.0
+
+
+def test_points_that_the_attack_found_already_stand_for_it() -> None:
+    """The clean images as what a white box found: every black box beats that."""
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("the attack ran though its points were given")
+
+    x, _ = nets.images(40)
+    model = nets.undefended()
+    sources = [model]
+    assert "black_box_beats_white_box" in kinds(model, attack=never, found=x, sources=sources)
+    broken = attacks.pgd(
+        model, *nets.images(40), eps=nets.EPS, steps=10, generator=torch.Generator().manual_seed(0)
+    )
+    assert kinds(model, attack=never, found=broken, sources=sources) == []

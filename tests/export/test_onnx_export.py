@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import squint
-from squint.information import predictive_information
 
 from .onnx_models import digits, pair, trained
 
@@ -196,22 +195,6 @@ def test_the_mean_probability_survives_extreme_logits(tmp_path: Path) -> None:
         assert torch.allclose(OnnxModel(export_onnx(ens, tmp_path / "m.onnx").path)(x), ens(x))
 
 
-def test_the_score_is_the_predictive_information(tmp_path: Path) -> None:
-    x = digits()[2][:32]
-    ens = copy.deepcopy(pair())
-    squint.set_rounding(ens, "nearest")
-    path = export_onnx(ens, tmp_path / "m.onnx", detector_threshold=0.1, saturating=False).path
-    model = OnnxModel(path)
-    log_probability, score = model.run(x)
-    assert score.shape == (32,)
-    with torch.no_grad():
-        expected = predictive_information(ens.member_logits(x, 1).double()).total
-    # The graph's members differ from ours by 8-bit codes in front of the mean.
-    assert float((torch.from_numpy(score) - expected).abs().max()) < 0.05
-    assert model.card["detector_threshold"] == 0.1
-    assert log_probability.shape == (32, 10)
-
-
 def test_the_model_card_is_complete_and_names_no_machine(tmp_path: Path) -> None:
     x = digits()[2][:32]
     record = {"robust_accuracy": 0.5, "trusted": True, "red_flags": []}
@@ -222,6 +205,8 @@ def test_the_model_card_is_complete_and_names_no_machine(tmp_path: Path) -> None
     card: dict[str, Any] = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert card["robustness"] == record
     assert card["trusted"] is True
+    assert card["robustness_rounding"] == "sample"
+    assert card["detector"] is None
     assert card["recipe"] == {"recipe": "digits"}
     assert (card["rounding"], card["draws"], card["members"], card["num_classes"]) == ("sample", 2, 2, 10)
     assert card["parity"]["n"] == 32
@@ -231,3 +216,36 @@ def test_the_model_card_is_complete_and_names_no_machine(tmp_path: Path) -> None
     assert not any(word in content for word in (b"/home", b"/tmp", b"/root", b".py", b"Traceback"))
     assert str(Path.cwd()).encode() not in content
     assert not model.graph.node[0].doc_string
+
+
+def test_a_record_measured_with_noise_makes_no_graph_without_noise_trusted(tmp_path: Path) -> None:
+    record = {"robust_accuracy": 0.5, "trusted": True}
+    noiseless = copy.deepcopy(pair())
+    squint.set_rounding(noiseless, "nearest")
+    for ens, rounding, trusted in ((pair(), "nearest", False), (noiseless, "nearest", True)):
+        card = export_onnx(ens, tmp_path / "m.onnx", rounding, robustness=record).card
+        assert card["robustness"] == record
+        assert card["trusted"] is trusted
+        assert card["robustness_rounding"] == ("nearest" if trusted else "sample")
+
+
+def test_where_nothing_is_drawn_sampling_is_checked_like_nearest(tmp_path: Path) -> None:
+    x = digits()[2][:64]
+    ens = trained((3,), input_width=0.0, activation_width=0.0)
+    report = export_onnx(ens, tmp_path / "m.onnx", "sample", images=x, saturating=False)
+    assert report.rounding == report.card["rounding"] == "nearest"
+    assert report.parity is not None
+    assert report.parity.n == 64
+    assert report.parity.comparisons[0].disagreement is not None
+
+
+def test_ranges_come_from_the_images_that_are_meant_for_them(tmp_path: Path) -> None:
+    train, _, test, _ = digits()
+    outputs = []
+    for ranging in (None, test[:32], train[:256]):
+        report = export_onnx(
+            pair(), tmp_path / "m.onnx", images=test[:32], range_images=ranging, max_disagreement=0.1
+        )
+        outputs.append(OnnxModel(report.path)(test[:32]))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])

@@ -12,6 +12,7 @@ from torch import nn
 
 import squint
 from squint import InputError, InputTypeError
+from squint.baselines import VotingEnsemble
 
 from .onnx_models import digits, pair
 
@@ -92,12 +93,36 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path: Path) -> N
         export_onnx(ens, path, "sample", images=digits()[2][:3])
     with pytest.raises(InputError, match="labels were given without images"):
         export_onnx(ens, path, labels=torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(InputError, match="opset is 17, too old; use opset 18 or later"):
+        export_onnx(squint.Ensemble([squint.models.small_cnn()]), path, opset=17)
+    with pytest.raises(InputError, match=r"opset is 1000; allowed: a whole number"):
+        export_onnx(ens, path, opset=1000)
+    with pytest.raises(InputError, match="deploys its members' vote"):
+        export_onnx(VotingEnsemble(list(ens.members)), path)
     with pytest.raises(InputTypeError, match=r"needs a squint.Ensemble"):
         export_onnx(net, path)  # type: ignore[arg-type]
     assert not path.exists()
 
 
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match=r"pip install 'squint-nn\[onnx\]'"):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_extra_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{package} is not .* pip install 'squint-nn\[onnx\]'"):
         export_onnx(pair(), tmp_path / "m.onnx")
+
+
+def test_an_opset_that_the_runtime_does_not_run_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old(*_: object, **__: object) -> None:
+        raise InputError("Could not find an implementation for QuantizeLinear")
+
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("built a graph")
+
+    monkeypatch.setattr("squint.export.onnx.prepared.open_session", old)
+    monkeypatch.setattr("squint.export.onnx.build.build_model", build)
+    with pytest.raises(InputError, match=r"ONNX Runtime .* cannot run with 2-bit weights; update it"):
+        export_onnx(pair(), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"opset is 26, .* cannot run with 2-bit weights; use opset 25"):
+        export_onnx(pair(), tmp_path / "m.onnx", opset=26)

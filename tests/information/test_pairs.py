@@ -12,11 +12,13 @@ from torch import Tensor
 from squint._checks import InputError, InputTypeError
 from squint.information import (
     conditional_redundancy,
+    kernel,
     pairwise_information,
     redundancy,
     renyi_conditional_mutual_information,
     renyi_mutual_information,
 )
+from squint.information.kernel import squared_distances
 
 
 def members(widths: list[int], n: int = 24, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -61,6 +63,25 @@ def test_gradients_are_those_of_the_sum_over_pairs() -> None:
     for left, right in zip(together, torch.autograd.grad(one_by_one, zs), strict=True):
         assert torch.allclose(left, right, atol=1e-12)
         assert float(left.abs().max()) > 1e-5
+
+
+@pytest.mark.parametrize("widths", [[3, 3, 3], [2, 5, 3]])
+def test_distances_are_computed_once_per_member(widths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    zs, y = members(widths), torch.arange(24) % 4
+    expected = [redundancy(zs).item(), conditional_redundancy(zs, y).item()]
+    rows = 0
+
+    def counted(z: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(z) if z.ndim == 3 else 1
+        return squared_distances(z)
+
+    monkeypatch.setattr(kernel, "squared_distances", counted)
+    found = pairwise_information(zs, y)
+    assert rows == len(widths)
+    assert found.conditional is not None
+    sums = [matrix.triu(1).sum().item() for matrix in (found.redundancy, found.conditional)]
+    assert sums == pytest.approx(expected, abs=1e-12)
 
 
 def test_float32_agrees_with_float64_at_training_size() -> None:

@@ -82,7 +82,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 def test_corrupt_examples_are_named(build: Build, tmp_path: Path, content: bytes) -> None:
     folder = build(tmp_path)
     (folder / "examples" / "squint_a.npz").write_bytes(content)
-    with pytest.raises(InputError, match=r"squint_a\.npz cannot be read"):
+    with pytest.raises(InputError, match=r"squint_a\.npz is no whole npz file"):
         read_run(folder)
 
 
@@ -94,7 +94,7 @@ def test_corrupt_examples_are_named(build: Build, tmp_path: Path, content: bytes
         ({"clean": np.zeros((8, 3, 32, 32))}, "clean has dtype float64; allowed: uint8"),
         ({"adversarial": np.zeros((8, 1, 32, 32), np.uint8)}, "allowed: that of clean"),
         ({"adversarial_votes": np.zeros((8, 2), int)}, "allowed: that of clean_votes"),
-        ({"error_share": np.array([{}] * 8)}, "cannot be read"),
+        ({"error_share": np.array([{}] * 8)}, "holds Python objects"),
     ],
 )
 def test_examples_that_do_not_fit_are_named(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from squint._checks import InputError
+from squint._files import write_bytes, write_json
 from squint.study.folder import RunFolder, read_config, read_results
+from squint.study.keeping import held
 from squint.study.recipes import read_recipe
 from tests.study.tiny import tiny
 
@@ -98,6 +100,117 @@ def test_what_a_killed_process_leaves_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.yaml.x1.tmp").touch()
     RunFolder(tmp_path, tiny(), resume=False, overwrite=False).close()
+
+
+def finished(path: Path) -> Path:
+    """Return a run folder with two finished systems, with made-up weights and records."""
+    with RunFolder(path, tiny(), resume=False, overwrite=False) as folder:
+        for system in ("plain", "noisy"):
+            write_bytes(folder.weights(system), system.encode())
+            folder.finish_training(system, 2.5)
+            outcome = {"system": {"name": system}, "records": [{"system": system}], "plane": []}
+            write_json(folder.outcome(system), outcome)
+    return path
+
+
+def test_finished_systems_come_back_and_lose_their_checkpoint(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        # Left by a process that ended between its last two writes.
+        write_bytes(folder.checkpoint("plain"), b"old")
+        assert folder.training_seconds("plain") == 2.5
+        assert not folder.checkpoint("plain").exists()
+        outcome = folder.finished_attack("plain")
+        assert outcome is not None
+        assert outcome["system"] == {"name": "plain"}
+        folder.weights("plain").unlink()
+        folder.outcome("plain").unlink()
+        assert folder.training_seconds("plain") is None
+        assert folder.finished_attack("plain") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "weights/plain.safetensors",
+            b"noisy",
+            "is not the file that its training wrote: put that one back, or",
+        ),
+        ("weights/plain.safetensors", b"pla", "is not the file that its training wrote"),
+        ("systems/plain.training.json", b"{", "is not readable JSON.*; remove it to train plain again"),
+        ("systems/plain.training.json", b"[]", "is damaged: remove it to train plain again"),
+        ("systems/plain.training.json", b"{}", "is damaged: remove it to train plain again"),
+        ("systems/plain.json", b"{", "is not readable JSON.*; remove it to attack plain again"),
+        ("systems/plain.json", b"{}", "does not hold the records of plain: remove it to attack plain again"),
+    ],
+)
+def test_damaged_and_exchanged_files_say_what_to_remove(
+    file: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    path = finished(tmp_path / "run")
+    (path / file).write_bytes(content)
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        read = folder.finished_attack if file == "systems/plain.json" else folder.training_seconds
+        with pytest.raises(InputError, match=said):
+            read("plain")
+
+
+def test_another_systems_records_are_refused(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        folder.outcome("plain").write_bytes(folder.outcome("noisy").read_bytes())
+        with pytest.raises(InputError, match="does not hold the records of plain"):
+            folder.finished_attack("plain")
+
+
+def test_a_folder_of_a_newer_squint_is_refused(tmp_path: Path) -> None:
+    """By every command, and before anything in it is read or changed."""
+    path = finished(tmp_path / "run")
+    about = {"format_version": 2, "environments": [{"versions": {"squint-nn": "9.1"}}], "new": 1}
+    (path / "run.json").write_text(json.dumps(about))
+    (path / "config.yaml").write_text("unheard: of\n")
+    said = r"run was written by a newer squint \(9.1; folder format 2, this one reads 1\): update squint"
+    for read in (read_config, read_results):
+        (path / "results.json").write_text("{}")
+        with pytest.raises(InputError, match=said):
+            read(path)
+    with pytest.raises(InputError, match=said):
+        RunFolder(path, tiny(), resume=True, overwrite=False)
+    (path / "run.json").write_text('{"format_version": "1"}')
+    with pytest.raises(InputError, match=r"run.json is damaged: remove it if this squint began the run"):
+        read_config(path)
+
+
+def test_every_machine_that_computed_a_part_is_in_the_record(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    own = json.loads((path / "run.json").read_text())["environments"]
+    assert len(own) == 1
+    assert own[0]["versions"]["torch"]
+    assert own[0]["hardware"]["threads"] >= 1
+    other = {"versions": {"torch": "0"}, "hardware": {"threads": 64}}
+    (path / "run.json").write_text(json.dumps({"format_version": 1, "environments": [other]}))
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        assert folder.environments == [other, *own]
+    (path / "run.json").unlink()  # a folder from before there was such a file
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        assert folder.environments == own
+
+
+def test_what_killed_processes_began_is_cleared_away(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    left = [path / ".results.json.abcdefgh.tmp", path / "ladder" / "x" / ".batch.npz.12345678.tmp"]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (path / ".mine.tmp").touch()
+    with held(path):
+        assert not any(file.exists() for file in left)
+        with pytest.raises(InputError, match="is in use by another squint process"):
+            RunFolder(path, tiny(), resume=True, overwrite=False)
+    assert (path / ".mine.tmp").exists()
+    with held(tmp_path / "none"):
+        assert not (tmp_path / "none").exists()
 
 
 def test_log_keeps_one_entry_per_epoch(tmp_path: Path) -> None:

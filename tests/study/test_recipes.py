@@ -9,9 +9,12 @@ import pytest
 import yaml
 
 from squint._checks import InputError
-from squint.study.config import RecipeConfig, config_hash, decisive, fields_at, first_difference
+from squint.study.config import RecipeConfig, config_hash, decisive, first_difference
+from squint.study.problems import fields_at
 from squint.study.recipes import (
+    FAMILIES,
     MAX_RECIPE_BYTES,
+    chosen_recipe,
     load_recipe,
     parse_recipe,
     read_recipe,
@@ -49,6 +52,49 @@ def test_the_packaged_names() -> None:
     assert {"digits", "fashion-mnist", "cifar10"} <= set(recipe_names())
 
 
+DATASETS = ("digits", "fashion-mnist", "cifar10")
+RIVALS = {
+    "full-precision", "dorefa", "pact", "lsq", "empir", "random-precision", "rse", "pni", "adp", "gal",
+    "dverge", "trs", "gradient-regularisation", "cure", "consistency", "adversarial-training",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_study_holds_every_rival_and_the_system_itself(dataset: str) -> None:
+    recipe = load_recipe(f"study-{dataset}")
+    assert recipe.dataset == dataset
+    assert {system.rival for system in recipe.systems.values()} >= RIVALS
+    assert recipe.headline_system == "stochastic-information"
+    without, own = recipe.systems["stochastic"], recipe.systems["stochastic-information"]
+    assert own.members == without.members
+    assert first_difference(vars(without.objective), vars(own.objective)) == (
+        "conditional_redundancy (was 0.0, now 0.1)"
+    )
+    assert (own.rival, own.tier, without.tier) == (None, "A", "A")
+    assert recipe.systems["adversarial-training"].tier == "C"
+    assert recipe.equal_compute
+    assert recipe.attack.attacks == ("seed",)
+    assert recipe.attack.ladder == "quick"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_one_recipe_per_data_set(family: str) -> None:
+    assert chosen_recipe(family, []).name == f"{family}-digits"
+    for dataset in DATASETS:
+        recipe = load_recipe(f"{family}-{dataset}")
+        assert chosen_recipe(family, ["--eps", "1/255", "--dataset", dataset]) == recipe
+        assert chosen_recipe(family, [f"--dataset={dataset}"]) == recipe
+    assert chosen_recipe("digits", ["--dataset", "cifar10"]) == load_recipe("digits")
+
+
+@pytest.mark.parametrize("words", [["--dataset", "mnist"], ["--dataset"], ["--dataset=folder:a"]])
+def test_a_data_set_without_a_recipe_is_refused(words: list[str]) -> None:
+    with pytest.raises(
+        InputError, match=r"--dataset of study is '.*'; allowed: cifar10, digits, fashion-mnist"
+    ):
+        chosen_recipe("study", words)
+
+
 FIRST = "systems.noisy.members.0."
 BITS = "allowed: a whole number of bits in 1..8"
 
@@ -70,7 +116,7 @@ def noisy(**changes: Any) -> dict[str, Any]:
         (noisy(drawz=2), "unknown key systems.noisy.drawz (did you mean 'draws'?)"),
         (noisy(members=[{"weight_bit": 2}]), f"unknown key {FIRST}weight_bit (did you mean 'weight_bits'?)"),
         (noisy(objective={"agree": 2}), "unknown key systems.noisy.objective.agree (did you mean 'agree"),
-        (noisy(epochs=2), "unknown key systems.noisy.epochs"),
+        (noisy(average=2), "unknown key systems.noisy.average"),
         ({"train": {"epochs": "five"}}, "train.epochs is 'five'; allowed: a valid integer"),
         ({"train": {"epochs": -1}}, "train.epochs is -1; allowed: greater than or equal to 0"),
         (noisy(members=[{"weight_bits": 9}]), f"{FIRST}weight_bits is 9; {BITS}"),
@@ -92,7 +138,6 @@ def noisy(**changes: Any) -> dict[str, Any]:
         ({"systems": {"a/b": {}}}, "systems has 'a/b'; allowed: names of letters, digits, - and _"),
         ({"systems": {"a.training": {}}}, "systems has 'a.training'"),
         ({"systems": 5}, "systems is 5; allowed: a valid dictionary"),
-        ({"train": {"devices": 2}}, "train.devices is 2; allowed in a study: 1"),
         ({"train": {"draws": 2}}, "train.objective and train.draws are set"),
         ({"seed": -1}, "seed is -1; allowed: greater than or equal to 0"),
     ],
@@ -150,7 +195,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not UTF-8"):
         read_recipe(path)
     path.write_text("#" * (MAX_RECIPE_BYTES + 1))
-    with pytest.raises(InputError, match="larger than 1 MiB"):
+    with pytest.raises(InputError, match="larger than 128 KiB"):
         read_recipe(path)
     with pytest.raises(InputError, match=r"no.yaml does not exist"):
         load_recipe(str(tmp_path / "no.yaml"))

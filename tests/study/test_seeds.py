@@ -15,8 +15,10 @@ from rich.console import Console
 import squint.study.run
 from squint._checks import InputError
 from squint.evaluation.equivalence import equivalence
+from squint.study.pairs import outcomes_of
 from squint.study.recipes import checked
-from squint.study.seeds import compare, outcomes_of, print_verdicts, run_seeds
+from squint.study.seeds import compare, print_verdicts, run_seeds
+from tests.study.test_run import KilledError, StoppingBar, without_times
 
 SETTINGS = [("pgd", "5/255"), ("pgd", "8/255")]
 N = 2000
@@ -125,7 +127,7 @@ def test_a_record_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_torn_outcomes_are_named(tmp_path: Path) -> None:
     path, _ = made_up_run(tmp_path / "run", 0, GAINS)
     (path / "examples" / "same.npz").write_bytes(b"torn")
-    with pytest.raises(InputError, match=r"same\.npz cannot be read"):
+    with pytest.raises(InputError, match=r"same\.npz is no whole npz file"):
         outcomes_of(path, "same", "clean", "0")
     assert outcomes_of(path, "base", "square", "5/255") is None
     assert outcomes_of(path, "unknown", "pgd", "5/255") is None
@@ -160,6 +162,32 @@ def test_a_small_study_runs_resumes_and_grows(tmp_path: Path, monkeypatch: pytes
     assert robust["verdict"] == "undecided"  # twelve images say nothing
     with pytest.raises(InputError, match="seed-0"):
         run_seeds(recipe(), [0], tmp_path)
+
+
+def test_a_stopped_study_goes_on_per_system_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at the second system's attack in the second seed: what is before it is only read."""
+    monkeypatch.setattr(squint.study.run, "write_report", lambda folder: folder)
+    whole = run_seeds(recipe(), [0, 3], tmp_path / "whole")
+
+    class Stop(StoppingBar):
+        def start(self, title: str, total: int) -> None:
+            if self.titles.count(title) == 1:  # the second seed's
+                super().start(title, total)
+            else:
+                self.titles.append(title)
+
+    with pytest.raises(KilledError):
+        run_seeds(recipe(), [0, 3], tmp_path / "again", bar=Stop("attack second", 0))
+    folder = tmp_path / "again"
+    kept = folder / "seed-3" / "systems" / "first.json"
+    assert not kept.with_name("second.json").exists()
+    before = kept.stat().st_mtime_ns
+    resumed = Stop("", 0)
+    found = run_seeds(recipe(), [0, 3], folder, resume=True, bar=resumed)
+    assert resumed.titles == ["attack second"]
+    assert kept.stat().st_mtime_ns == before
+    assert found["verdicts"] == whole["verdicts"]
+    assert without_times(found["systems"]) == without_times(whole["systems"])
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,12 @@ def put(part: str, key: str, value: Any) -> Callable[[dict[str, Any], dict[str, 
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda _t, h: h.update(format_version=2), "format version 2"),
+        (lambda _t, h: h.update(format_version=2), "format version 2; .*: update squint, or remove it"),
+        (lambda t, _h: t.pop("optimizer.0.step"), "holds another optimizer's state of parameter 0"),
+        (
+            lambda t, _h: t.update({"optimizer.1.momentum_buffer": torch.zeros(3)}),
+            "another optimizer's state",
+        ),
         (lambda _t, h: h.update(format_version="1"), "no checkpoint"),
         (lambda _t, h: h.update(progress=[]), "no checkpoint"),
         (lambda _t, h: h.update(recipe=5), "no checkpoint"),

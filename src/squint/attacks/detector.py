@@ -14,7 +14,7 @@ from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example
 from squint.attacks.gradients import AnyModel, evaluation_mode
 from squint.attacks.objectives import log_mean_probability, mean_cross_entropy
-from squint.attacks.pursuit import DeployedDetector, Pursuit
+from squint.attacks.pursuit import DeployedDetector, Pursuit, Weigh
 
 CONFIDENCE = 0.05
 """Attacker's margin of log p̄ from which on an attack turns from the prediction to the score."""
@@ -61,9 +61,12 @@ def selective(
     with evaluation_mode(model):
         hunt = Pursuit(model, x, y, detector, eps, step_size, eot, start, check_every, generator, chunk)
 
+        def chosen(lead: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            attacking = (lead < CONFIDENCE).to(lead)
+            return attacking, attacking - 1
+
         def move(point: Tensor) -> Tensor:
-            lead, f, _, g = hunt.slopes(point)
-            return hunt.stepped(point, torch.where(per_example(lead < CONFIDENCE, f), f, -g))
+            return hunt.stepped(point, hunt.blend(point, chosen))
 
         hunt.walk(hunt.begin(), steps, move)
         return hunt.found
@@ -168,9 +171,11 @@ def lagrangian(
         low, high = torch.full_like(mu, -torch.inf), torch.full_like(mu, torch.inf)
         for _ in range(searches):
 
-            def move(point: Tensor, mu: Tensor = mu) -> Tensor:
-                _, f, _, g = hunt.slopes(point)
-                return hunt.stepped(point, f - per_example(mu.exp(), g) * g)
+            def weights_of(lead: Tensor, _: Tensor, mu: Tensor = mu) -> tuple[Tensor, Tensor]:
+                return torch.ones_like(lead), -mu.exp()
+
+            def move(point: Tensor, weigh: Weigh = weights_of) -> Tensor:
+                return hunt.stepped(point, hunt.blend(point, weigh))
 
             lead, _, score, _ = hunt.slopes(hunt.walk(begin, steps // searches, move))
             right, flagged = lead < 0, score > detector.threshold

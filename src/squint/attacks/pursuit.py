@@ -15,6 +15,9 @@ from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.incumbent import Bank, Incumbent
 from squint.attacks.objectives import margin
 
+Weigh = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Attacker's margin (batch,) and mean score (batch,) -> weights of their gradients, (batch,) each."""
+
 DEPLOYMENTS = 32
 """Deployments over which iterates are compared."""
 
@@ -64,7 +67,7 @@ class DeployedDetector:
 
 
 class Pursuit:
-    """What the attacks share: the ball, both gradients from one pass, and the best point so far."""
+    """What the attacks share: the ball, both gradients or a blend of them, and the best point so far."""
 
     def __init__(
         self,
@@ -106,14 +109,38 @@ class Pursuit:
 
     def slopes(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return attacker's margin (batch,), its gradient f, mean score (batch,) and its gradient g."""
-
-        def both(outputs: Tensor) -> Tensor:
-            pooled = margin(outputs[..., : self.detector.num_classes], self.y)
-            return torch.stack([pooled, self.detector.surrogates(outputs).mean(0)])
-
-        values, slopes = self.units.gradients(point, both, _random.next_seed(self.generator))
+        values, slopes = self.units.gradients(point, self._aims, _random.next_seed(self.generator))
         slopes = slopes.nan_to_num(0.0, 0.0, 0.0)
         return values[0], slopes[0], values[1], slopes[1]
+
+    def blend(self, point: Tensor, weigh: Weigh) -> Tensor:
+        """Return a·f + b·g of the gradients f of the margin and g of the score, from one backward pass.
+
+        They are blended where the network ends, per example and each made finite first, so that the network
+        is gone back through once and not twice.
+
+        Args:
+            point: (batch, ...).
+            weigh: gives the weights a and b.
+        """
+
+        def blended(outputs: Tensor) -> Tensor:
+            leaf = outputs.detach().requires_grad_()
+            aims = self._aims(leaf)
+            ends = [torch.autograd.grad(aim.sum(), leaf, retain_graph=True)[0] for aim in aims]
+            parts = [
+                weight.unsqueeze(-1) * end.nan_to_num(0.0, 0.0, 0.0)
+                for weight, end in zip(weigh(*aims.detach()), ends, strict=True)
+            ]
+            return ((parts[0] + parts[1]) * outputs).sum((0, 1, 3))
+
+        _, slope = self.units.gradient(point, blended, _random.next_seed(self.generator))
+        return slope.nan_to_num(0.0, 0.0, 0.0)
+
+    def _aims(self, outputs: Tensor) -> Tensor:
+        """Return (2, batch): the attacker's margin and the mean score."""
+        pooled = margin(outputs[..., : self.detector.num_classes], self.y)
+        return torch.stack([pooled, self.detector.surrogates(outputs).mean(0)])
 
     def walk(self, point: Tensor, steps: int, move: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the last of `steps` iterates; every few of them challenge the incumbent."""

@@ -9,8 +9,9 @@ from typing import Any
 import tyro
 
 from squint._checks import format_fraction, parse_fraction
-from squint.commands.targets import data_for, load_target
+from squint.commands.targets import Target, attacked_images, load_target
 from squint.evaluation.evidence import Challenge, break_with
+from squint.evaluation.evidence_files import load_evidence
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,20 @@ class BreakOptions:
 
     Examples:
       squint break runs/digits/weights/stochastic.safetensors mine.npz --eps 24/255
-      squint break runs/digits mine.npz --system stochastic --eps 24/255
+      squint break runs/digits mine.npz --system stochastic
       squint break model.safetensors mine.npz --eps 5/255 --record runs/digits/evidence/stochastic.npz
     """
 
     model: tyro.conf.Positional[Path]
-    """Weights (*.safetensors), or a run folder with --system."""
+    """Weights (*.safetensors), a run folder with --system, or the name of a shipped model."""
     file: tyro.conf.Positional[Path]
     """Your images (*.npz)."""
-    eps: str
-    """L-infinity radius that they keep, a fraction such as 5/255."""
+    eps: str | None = None
+    """L-infinity radius that they keep, a fraction such as 5/255; default: that of the run's headline."""
     system: str | None = None
     """Name of the system, where the model is a run folder."""
     record: Path | None = None
-    """Evidence that yours is held against, such as runs/digits/evidence/stochastic.npz."""
+    """Evidence that yours is held against; default: the run's own, where it has some of this radius."""
     dataset: str | None = None
     """Data set whose test images were changed; default: the run's, or digits."""
     data_dir: str | None = None
@@ -85,17 +86,27 @@ def break_model(options: BreakOptions) -> Challenged:
     Raises:
         squint.InputError: no such model, or a file that is no challenge to it; the line says where.
     """
-    radius = parse_fraction("eps", options.eps)
+    if options.eps is not None:
+        parse_fraction("eps", options.eps)
     target = load_target(options.model, options.system)
+    radius = parse_fraction("eps", options.eps or target.known.eps)
     challenge = break_with(
         target.placed(),
-        data_for(target, options.dataset, options.data_dir).test,
+        attacked_images(target, options.dataset, options.data_dir),
         options.file,
         eps=radius,
-        record=options.record,
+        record=options.record or _own_record(target, radius),
         seed=options.seed,
         draws=options.draws,
         resubmissions=options.resubmissions,
         batch_size=target.known.attack.batch_size,
     )
     return Challenged(target.name, format_fraction(radius), challenge)
+
+
+def _own_record(target: Target, radius: float) -> Path | None:
+    """Return the evidence that lies beside a run's weights, if it is of this radius."""
+    path = target.file.parent.parent / "evidence" / f"{target.name}.npz"
+    if target.recipe is None or not path.is_file():
+        return None
+    return path if abs(load_evidence(path).eps - radius) < 1e-9 else None

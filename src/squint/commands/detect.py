@@ -8,29 +8,41 @@ from typing import Any
 
 import tyro
 
-from squint._checks import InputError, check_number
-from squint._files import write_json
-from squint.commands.targets import data_for, run_targets
+from squint import data as D
+from squint._checks import InputError, check_choice, check_number
+from squint._files import read_json, write_json
+from squint._random import derive_generator
+from squint.commands.targets import Target, data_for, run_targets
+from squint.data.corruptions import CORRUPTIONS, corrupt
 from squint.ensemble import varies
 from squint.evaluation.detection import ADAPTIVE, detect
+from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import DetectionReport
 from squint.study.progress import Bar
+
+FORMAT_VERSION = 1
+CHECKS = 40
+"""Iterates of each attack that compete, at least where it has as many steps."""
 
 
 @dataclass(frozen=True)
 class DetectOptions:
     """Fit detectors on a run's validation images and attack them, knowing them and not.
 
-    Writes detection.json into the run folder. Fewer than 1,000 steps leave every figure untrusted.
+    Writes detection.json into the run folder, the detectors beside the weights, and what every attack left
+    into detection/. Fewer than 1,000 steps leave every figure untrusted.
 
     Examples:
       squint detect runs/digits
-      squint detect runs/digits --eps 24/255 --steps 1000 --images 200
+      squint detect runs/digits --eps 16/255 32/255 --steps 1000 --images 200
+      squint detect runs/digits --steps 1000 --images 200 --resume
       squint detect runs/digits --scores predictive_information entropy --false-alarm-rate 0.02
     """
 
     run: tyro.conf.Positional[Path]
     """Run folder; its ensembles and its stochastic networks are measured."""
+    systems: tuple[str, ...] = ()
+    """Systems of the run; default: all that can disagree with themselves."""
     eps: tuple[str, ...] = ()
     """L-infinity radii, fractions such as 5/255; default: the run's headline radius."""
     scores: tuple[str, ...] = ("predictive_information",)
@@ -47,40 +59,63 @@ class DetectOptions:
     """Draws S per prediction; default: each system's own."""
     resubmissions: int = 64
     """Fresh deployments of every image that are scored."""
+    corruptions: tuple[str, ...] = CORRUPTIONS
+    """Common corruptions that are controls."""
+    strength: int = 3
+    """Their strength, 1 to 5."""
     seed: int | None = None
     """Base of every random stream; default: the run's."""
+    resume: bool = False
+    """Go on where it was stopped; records of other systems, scores and radii stay as they are."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """The detection reports of a run, by system, and the systems that cannot disagree with themselves."""
+    """What `detection.json` holds: records and curves of all systems, and those left out of it."""
 
-    reports: dict[str, DetectionReport]
+    records: tuple[dict[str, Any], ...]
+    curves: tuple[dict[str, Any], ...]
     left_out: tuple[str, ...]
+    printed: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data: records and curves of all systems."""
-        parts = {name: report.to_json() for name, report in self.reports.items()}
+        """Return plain data."""
         return {
-            "records": [record for part in parts.values() for record in part["records"]],
-            "curves": [{"system": name} | curve for name, part in parts.items() for curve in part["curves"]],
+            "format_version": FORMAT_VERSION,
+            "records": list(self.records),
+            "curves": list(self.curves),
             "left_out": list(self.left_out),
         }
 
     def lines(self) -> list[str]:
         """Return what is printed."""
-        left = [f"left out: {name}, a single network without noise" for name in self.left_out]
-        return [*(str(report) for report in self.reports.values()), *left]
+        return [
+            *self.printed,
+            *(f"left out: {name}, a single network without noise" for name in self.left_out),
+        ]
+
+    def with_report(self, report: DetectionReport) -> Detection:
+        """Return this with a report's records, which replace those of equal system, score and eps."""
+        plain = report.to_json()
+        new = {_place(record) for record in plain["records"]}
+        return Detection(
+            (*(r for r in self.records if _place(r) not in new), *plain["records"]),
+            (*(c for c in self.curves if _place(c) not in new), *plain["curves"]),
+            self.left_out,
+            (*self.printed, str(report)),
+        )
 
 
 def detect_run(options: DetectOptions, bar: Bar) -> Detection:
-    """Return how well a run's detectors hold; also written to `detection.json`.
+    """Return how well a run's detectors hold; `detection.json` is written anew after every radius.
 
     Raises:
         squint.InputError: no run with anything to detect by, no validation images, or an option out of range.
     """
     check_number("images", options.images, 1, whole=True)
     check_number("steps", options.steps, 3, whole=True)
+    for kind in options.corruptions:
+        check_choice("corruption", kind, CORRUPTIONS)
     every = run_targets(options.run)
     able = [t for t in every if len(t.ens.members) > 1 or any(varies(member) for member in t.ens.members)]
     left_out = tuple(target.name for target in every if target not in able)
@@ -89,39 +124,80 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
             f"{options.run} has no ensemble and no stochastic network ({', '.join(left_out)}): detection "
             "needs predictions that can disagree"
         )
+    for name in options.systems:
+        check_choice("system", name, [target.name for target in able])
     splits = data_for(able[0])
     if not len(splits.validation):
         raise InputError(f"{options.run} held out no validation images: a detector is calibrated on them")
-    reports = {}
+    path = options.run / "detection.json"
+    found = Detection((), (), left_out, ())
+    if options.resume and path.is_file():
+        found = _read(path, left_out)
+    kept = KeptPoints(options.run / "detection", reuse=options.resume)
     for target in able:
-        total = min(options.images, len(splits.test))
-        begun = False
-
-        def tell(done: int, total: int, name: str = target.name) -> None:
-            nonlocal begun
-            if not begun:
-                bar.start(f"detect {name}", total)
-                begun = True
-            bar.move(done)
-
-        reports[target.name] = detect(
-            target.placed(),
-            splits.test,
-            splits.validation,
-            options.eps or (target.known.eps,),
-            options.scores,
-            false_alarm_rate=options.false_alarm_rate,
-            system=target.name,
-            draws=options.draws,
-            adaptive=options.adaptive,
-            steps=options.steps,
-            resubmissions=options.resubmissions,
-            seed=target.known.seed if options.seed is None else options.seed,
-            limit=total,
-            batch_size=target.known.attack.batch_size,
-            dataset=target.known.dataset,
-            progress=tell,
-        )
-    found = Detection(reports, left_out)
-    write_json(options.run / "detection.json", found.to_json())
+        if options.systems and target.name not in options.systems:
+            continue
+        for radius in options.eps or (target.known.eps,):
+            report = _detected(target, splits, radius, options, kept, bar)
+            found = found.with_report(report)
+            write_json(path, found.to_json())
+            for detector in report.detectors:
+                detector.save(options.run / "detectors" / f"{target.name}.{detector.score_name}.safetensors")
     return found
+
+
+def _detected(
+    target: Target, splits: D.Splits, radius: str, options: DetectOptions, kept: KeptPoints, bar: Bar
+) -> DetectionReport:
+    begun = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            bar.start(f"detect {target.name} {radius}", total)
+            begun = True
+        bar.move(done)
+
+    seed = target.known.seed if options.seed is None else options.seed
+    images, _ = D.collect(splits.test, options.images)
+    return detect(
+        target.placed(),
+        splits.test,
+        splits.validation,
+        radius,
+        options.scores,
+        false_alarm_rate=options.false_alarm_rate,
+        system=target.name,
+        draws=options.draws,
+        adaptive=options.adaptive,
+        steps=options.steps,
+        check_every=max(1, options.steps // CHECKS),
+        resubmissions=options.resubmissions,
+        seed=seed,
+        limit=len(images),
+        batch_size=target.known.attack.batch_size,
+        corruptions={
+            f"{kind} {options.strength}": corrupt(
+                images, kind, options.strength, derive_generator(seed, "detection corruption", kind)
+            )
+            for kind in options.corruptions
+        },
+        dataset=target.known.dataset,
+        kept=kept,
+        progress=tell,
+    )
+
+
+def _read(path: Path, left_out: tuple[str, ...]) -> Detection:
+    plain = read_json(path)
+    try:
+        records, curves = plain["records"], plain["curves"]
+        for each in (*records, *curves):
+            _place(each)
+    except (KeyError, TypeError):
+        raise InputError(f"{path} is no detection.json of this version; run without --resume") from None
+    return Detection(tuple(records), tuple(curves), left_out, ())
+
+
+def _place(entry: dict[str, Any]) -> tuple[str, str, str]:
+    return entry["system"], entry["score"], entry["eps"]

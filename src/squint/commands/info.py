@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from squint._checks import InputError
-from squint.commands.targets import data_for, load_targets
+from squint.commands.targets import attacked_images, load_targets
 from squint.export.sizes import SizeTable, info_table
 
 
@@ -41,7 +41,7 @@ def info_of(options: InfoOptions) -> dict[str, SizeTable]:
         squint.InputError: no weights, or images that they are not for.
     """
     found = load_targets(options.path)
-    shape = options.image_shape or data_for(found[0]).test.shape
+    shape = options.image_shape or attacked_images(found[0]).shape
     tables = {}
     for target in found:
         try:
@@ -66,11 +66,11 @@ def to_json(tables: Mapping[str, SizeTable]) -> dict[str, Any]:
 
 
 def print_tables(tables: Mapping[str, SizeTable], console: Console) -> None:
-    """Print a table, bits being those of weights × inputs, and a line of sums per system."""
+    """Print a table, bits being those of weights × inputs, bytes packed, and a line of sums per system."""
     for name, sizes in tables.items():
         table = Table(box=None, padding=(0, 2, 0, 0), title=Text(name), title_justify="left")
         table.add_column("Layer", overflow="fold")
-        for column in ("Parameters", "Bits", "Passes", "Bytes", "Bit operations"):
+        for column in ("Parameters", "Bits", "Passes", "Bytes", "float32", "Bit operations"):
             table.add_column(column, justify="right", no_wrap=True)
         for layer in sizes.layers:
             table.add_row(
@@ -79,12 +79,14 @@ def print_tables(tables: Mapping[str, SizeTable], console: Console) -> None:
                 f"{layer.weight_bits} × {layer.activation_bits}",
                 str(layer.passes),
                 f"{layer.packed_bytes:,}",
+                f"{layer.full_bytes:,}",
                 f"{layer.bit_operations:,}",
             )
         console.print(table)
         console.print(
             f"{name} in all: {sizes.parameters:,} parameters, {sizes.packed_bytes:,} bytes "
-            f"({sizes.full_bytes:,} in float32), {sizes.bit_operations:,} bit operations per prediction",
+            f"packed ({sizes.full_bytes:,} in float32, {sizes.full_bytes / sizes.packed_bytes:.1f} times as "
+            f"many), {sizes.bit_operations:,} bit operations per prediction",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -45,7 +45,7 @@ class Predicted:
     def __str__(self) -> str:
         """Return one line for people."""
         p = self.prediction
-        flag = {None: "", False: ", not flagged", True: ", FLAGGED as suspicious"}[p.flagged]
+        flag = {None: ", no detector", False: ", not flagged", True: ", FLAGGED as suspicious"}[p.flagged]
         return f"{self.file}: {p.label if p.name is None else p.name} ({p.probability:.1%}){flag}"
 
 

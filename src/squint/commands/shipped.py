@@ -11,7 +11,7 @@ import tyro
 
 from squint._checks import InputError, check_number, format_fraction, parse_fraction
 from squint._random import derive_generator
-from squint.commands.targets import Target, data_for, load_target, radii_for
+from squint.commands.targets import Target, data_for, load_target
 from squint.export.onnx import OnnxModel, ShippedRobustness, attack_shipped
 from squint.study.progress import Bar
 
@@ -32,7 +32,7 @@ class ShippedOptions:
     system: str | None = None
     """Name of the system in that run; default: the one that the model card names."""
     eps: tuple[str, ...] = ()
-    """L-infinity radii, fractions such as 5/255; default: the run's, or 5/255."""
+    """L-infinity radii, fractions such as 5/255; default: the run's headline radius, or 5/255."""
     images: int = 100
     """Test images, from the first."""
     steps: int = 50
@@ -89,7 +89,7 @@ def attack_file(options: ShippedOptions, bar: Bar) -> list[Shipped]:
     check_number("images", options.images, 1, whole=True)
     model = OnnxModel(options.path)
     target = _twin(model, options)
-    radii = [parse_fraction("eps", eps) for eps in radii_for(target, options.eps)]
+    radii = [parse_fraction("eps", eps) for eps in options.eps or (target.known.eps,)]
     test = data_for(target, options.dataset, options.data_dir).test
     wanted = zip(model.image_shape, test.shape, strict=False)
     if len(model.image_shape) != 3 or any(isinstance(a, int) and a != b for a, b in wanted):

@@ -13,6 +13,8 @@ from squint.ensemble import Ensemble
 from squint.export import load
 from squint.study.attack import ALONE, check_fit, targets
 from squint.study.config import RecipeConfig
+from squint.study.published import kept_images
+from squint.zoo import resolved
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def load_targets(path: Path) -> list[Target]:
     Raises:
         squint.InputError: no run, no weights, or a file that cannot be read.
     """
-    recipe, files = targets(path)
+    recipe, files = targets(resolved(path))
     return [Target(file, load(file), recipe) for file in files]
 
 
@@ -61,7 +63,7 @@ def load_target(path: Path, system: str | None = None) -> Target:
     Raises:
         squint.InputError: no such system, or several and none is named.
     """
-    recipe, files = targets(path)
+    recipe, files = targets(resolved(path))
     names = [file.stem for file in files]
     if system is None and len(files) > 1:
         raise InputError(f"{path} has the systems {', '.join(names)}: name one with --system")
@@ -77,6 +79,7 @@ def run_targets(run: Path) -> list[Target]:
     Raises:
         squint.InputError: `run` is no run folder with weights.
     """
+    run = resolved(run)
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}; needed: a run folder")
     return load_targets(run)
@@ -98,6 +101,15 @@ def data_for(target: Target, dataset: str | None = None, data_dir: str | None = 
     )
     check_fit(target.file, target.ens, splits.test)
     return splits
+
+
+def attacked_images(target: Target, dataset: str | None = None, data_dir: str | None = None) -> D.ImageData:
+    """Return the test images of a system: those that its published folder keeps, or see `data_for`."""
+    kept = kept_images(target.file.parent.parent) if dataset is None and data_dir is None else None
+    if kept is None:
+        return data_for(target, dataset, data_dir).test
+    check_fit(target.file, target.ens, kept)
+    return kept
 
 
 def radii_for(target: Target, eps: tuple[str, ...]) -> tuple[str, ...]:

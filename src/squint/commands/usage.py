@@ -18,6 +18,7 @@ Trains, attacks and compares ensembles of quantized networks.
 
   squint verify RUN|FILE.npz      score saved adversarial images again on unseen draws
   squint break MODEL FILE.npz     score your own adversarial images against a model
+  squint publish RUN              one system as a small folder that others can verify and break
 
   squint info RUN|FILE            parameters, bits, bytes and bit operations, layer by layer
   squint export RUN|FILE          one ONNX file, checked against its ensemble
@@ -47,7 +48,10 @@ recipes: {recipes}, or the path of a .yaml file
   squint {command} digits                                   into the folder runs/digits
   squint {command} digits --output runs/a --train.epochs 5  another folder, another training
   squint {command} digits --output runs/a --train.epochs 5 --resume    go on where it was stopped
-{seeds}  squint {command} cifar10 --data-dir DIR                   read the official files in DIR
+{seeds}  squint {command} study --dataset cifar10                  every rival and the system
+  squint {command} hypothesis --dataset digits              collections, their members and subsets
+  squint {command} cifar10 --data-dir DIR                   read the official files in DIR
+  squint {command} cifar10 --devices 2                      two processes share it; more: docs/scaling.md
   squint {command} my.yaml                                  your own recipe; start from runs/*/config.yaml
 
 `squint {command} RECIPE --help` lists every field with its default.

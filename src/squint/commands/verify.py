@@ -10,10 +10,11 @@ from typing import Any
 import tyro
 
 from squint._checks import InputError, check_choice, format_fraction
-from squint.commands.targets import Target, data_for, load_target, run_targets
+from squint.commands.targets import Target, attacked_images, load_target, run_targets
 from squint.evaluation.evidence import Verification, verify
 from squint.evaluation.evidence_files import load_evidence
 from squint.study.progress import Bar
+from squint.zoo import resolved
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class VerifyOptions:
     """
 
     path: tyro.conf.Positional[Path]
-    """Run folder, or one file of evidence (*.npz)."""
+    """Run folder, name of a shipped model, or one file of evidence (*.npz)."""
     model: Path | None = None
     """Weights that the file of evidence was found against; default: those of the run that it lies in."""
     dataset: str | None = None
@@ -81,7 +82,7 @@ def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
         evidence = load_evidence(file)
         result = verify(
             target.placed(),
-            data_for(target, options.dataset, options.data_dir).test,
+            attacked_images(target, options.dataset, options.data_dir),
             evidence,
             seed=seed,
             draws=options.draws,
@@ -94,7 +95,7 @@ def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
 
 
 def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
-    path = options.path
+    path = resolved(options.path)
     if path.suffix == ".npz":
         own = path.parent.parent / "weights" / f"{path.stem}.safetensors"
         model = options.model or (own if path.parent.name == "evidence" and own.is_file() else None)
@@ -108,7 +109,7 @@ def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     systems = {target.name: target for target in run_targets(path)}
     files = sorted((path / "evidence").glob("*.npz"))
     if not files:
-        raise InputError(f"{path} has no evidence yet: run its study with --attack.ladder quick")
+        raise InputError(f"{path} has no evidence yet: squint attack {path} --attacks quick makes it")
     for file in files:
         check_choice(f"system of {file}", file.stem, systems)
     return [(systems[file.stem], file) for file in files]

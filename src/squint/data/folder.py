@@ -12,6 +12,7 @@ from torch import Tensor
 
 from squint._checks import InputError, check_number, describe
 from squint.data.dataset import ImageData, Splits, hold_out
+from squint.data.pictures import open_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
@@ -118,7 +119,7 @@ def _survey(paths: list[Path], size: tuple[int, int] | None) -> tuple[bool, tupl
     gray = True
     first: tuple[int, int] | None = None
     for path in paths:
-        with _open(path) as image:
+        with open_picture(path) as image:
             if image.mode not in _GRAY_MODES | _COLOUR_MODES:
                 raise InputError(
                     f"{path} has pixels of kind {image.mode!r}; allowed: 8 bits a channel, gray or colour"
@@ -135,13 +136,6 @@ def _survey(paths: list[Path], size: tuple[int, int] | None) -> tuple[bool, tupl
     return gray, size or first
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {describe(error)}") from error
-
-
 def _read(files: _Files, size: tuple[int, int], gray: bool, names: tuple[str, ...], name: str) -> ImageData:
     images = torch.empty(len(files.paths), 1 if gray else 3, *size, dtype=torch.uint8)
     for row, path in zip(images, files.paths, strict=True):
@@ -150,7 +144,7 @@ def _read(files: _Files, size: tuple[int, int], gray: bool, names: tuple[str, ..
 
 
 def _decode(path: Path, size: tuple[int, int], gray: bool) -> Tensor:
-    with _open(path) as image:
+    with open_picture(path) as image:
         try:
             pixels = image.convert("L" if gray else "RGB")
         except (OSError, SyntaxError, ValueError) as error:

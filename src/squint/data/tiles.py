@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from squint._checks import InputError, describe
+from squint._files import read_text
 from squint.data.dataset import ImageData, check_label_range
+from squint.data.pictures import open_picture
 
 SIDE = 32
 TRAIN_SHEETS = tuple(f"train_{i}" for i in range(1, 6))
@@ -54,10 +55,9 @@ def read_tiles(folder: Path, name: str) -> tuple[ImageData, ImageData]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_JSON:
-        raise InputError(f"{path} has {path.stat().st_size} bytes; allowed: up to {_LARGEST_JSON}")
+    text = read_text(path, _LARGEST_JSON)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {describe(error)}") from error
     if not isinstance(content, dict):
@@ -75,7 +75,7 @@ def _sheet(folder: Path, sheet: str, listed: Any, num_classes: int) -> tuple[Ten
     if not path.is_file():
         raise InputError(f"no {path.name} in {folder}: a set of tiles needs every sheet")
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             width, height = picture.size
             # Compared before decoding: a sheet that is larger than its labels is never decoded.
             if width % SIDE or height % SIDE or (width // SIDE) * (height // SIDE) != len(labels):
@@ -83,7 +83,9 @@ def _sheet(folder: Path, sheet: str, listed: Any, num_classes: int) -> tuple[Ten
                     f"{path} has {width}x{height} pixels; needed: 32x32 for each of {len(labels)} labels"
                 )
             pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} cannot be read as an image: {describe(error)}") from error
     rows, columns = height // SIDE, width // SIDE
     tiles = pixels.reshape(rows, SIDE, columns, SIDE, 3).transpose(0, 2, 4, 1, 3)

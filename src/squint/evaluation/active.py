@@ -16,6 +16,7 @@ from squint.ensemble import Ensemble
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
+from squint.evaluation.sharding import sharded
 from squint.evaluation.white_box import Attack, WhiteBox
 from squint.quantize import StochasticQuantizer
 
@@ -63,6 +64,7 @@ def active_tests(
     batch_size: int = 100,
     draws: int | None = None,
     resubmissions: int = RESUBMISSIONS,
+    found: Tensor | None = None,
 ) -> ActiveTests:
     """Return whether the attack finds planted points and has converged, on this model.
 
@@ -80,6 +82,8 @@ def active_tests(
         batch_size: images attacked at once.
         draws: draws S per deployed prediction; None: the model's own `draws`.
         resubmissions: deployments by which outcomes are scored.
+        found: points (n, ...) that the attack has found already, in the order of `data`, for the convergence
+            gate to start from; None: it is run for the gate.
 
     Raises:
         squint.InputError: a value is out of range.
@@ -97,9 +101,9 @@ def active_tests(
     trial = _Trial(attack, eps, seed, deployed_draws(model) if draws is None else draws, resubmissions)
     findings = []
     with evaluation_mode(model):
-        found, total = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
-        findings += _judge_planted(found, total, min(FEWEST_PLANTED, len(x)))
-        gain = None if doubled is None else trial.gain(model, x, y, doubled, batch_size)
+        hits, total = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
+        findings += _judge_planted(hits, total, min(FEWEST_PLANTED, len(x)))
+        gain = None if doubled is None else trial.gain(model, x, y, doubled, batch_size, found)
     findings += _judge_gain(gain)
     control = None
     if undefended is not None:
@@ -108,7 +112,7 @@ def active_tests(
                 trial.accuracy(net, x, y, batch_size) for net in (noisy_control(undefended), undefended)
             )
         findings += _judge_control(control, bare)
-    return ActiveTests(found, total, gain, control, not findings, tuple(findings))
+    return ActiveTests(hits, total, gain, control, not findings, tuple(findings))
 
 
 def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
@@ -147,8 +151,9 @@ class _Trial:
             return 0, 0
         with torch.no_grad():
             num_classes = Units(model, y[:1], 1).logits(x[:1], derive_seed(self.seed, "classes")).shape[-1]
-        found = total = 0
-        for first in range(0, len(x), batch):
+
+        def part_found(chunk: int) -> tuple[int, int] | None:
+            first = chunk * batch
             part, labels = x[first : first + batch], y[first : first + batch]
             try:
                 trap = plant(
@@ -162,30 +167,45 @@ class _Trial:
                     seed=derive_seed(self.seed, "planted", first),
                 )
             except InputError:
-                return 0, 0
+                return None
             point = self.points(self.attack, trap.model, trap.x, labels, "planted", first)
             fooled = self.score(trap.model, point, labels, "found", first).correct < 0.5
-            found, total = found + int((trap.sound & fooled).sum()), total + int(trap.sound.sum())
-        return found, total
+            return int((trap.sound & fooled).sum()), int(trap.sound.sum())
 
-    def gain(self, model: AnyModel, x: Tensor, y: Tensor, doubled: Attack, batch: int) -> float:
+        counts = sharded(-(-len(x) // batch), part_found, "planted points")
+        sound = [count for count in counts if count is not None]
+        if len(sound) < len(counts):
+            return 0, 0
+        return sum(found for found, _ in sound), sum(total for _, total in sound)
+
+    def gain(
+        self, model: AnyModel, x: Tensor, y: Tensor, doubled: Attack, batch: int, found: Tensor | None = None
+    ) -> float:
         """Return the accuracy that twice the effort costs, as a share of all images.
 
         Survivors are found on one stream; the better of both attacks' points is chosen for each of them on a
         second, and both are scored on a third, so that luck in one draw is no gain.
         """
-        before, survives = [], []
-        for first in range(0, len(x), batch):
+
+        def first_time(chunk: int) -> tuple[Tensor, Tensor]:
+            first = chunk * batch
             part, labels = x[first : first + batch], y[first : first + batch]
-            point = self.points(self.attack, model, part, labels, "gate", first)
-            before.append(point)
-            survives.append(self.score(model, point, labels, "gate", "survivors", first).correct > 0.5)
+            if found is None:
+                point = self.points(self.attack, model, part, labels, "gate", first)
+            else:
+                point = found[first : first + len(part)].to(part)
+            survives = self.score(model, point, labels, "gate", "survivors", first).correct > 0.5
+            return point.cpu(), survives
+
+        before, survives = zip(*sharded(-(-len(x) // batch), first_time, "convergence gate"), strict=True)
         survivors = torch.cat(survives).nonzero().flatten()
         if not len(survivors):
             return 0.0
         chosen = survivors[:SURVIVORS].to(x.device)
-        points, lost = torch.cat(before), torch.zeros(0, dtype=torch.float64)
-        for first in range(0, len(chosen), batch):
+        points = torch.cat(before).to(x.device)
+
+        def lost(chunk: int) -> Tensor:
+            first = chunk * batch
             rows = chosen[first : first + batch]
             labels, old = y[rows], points[rows]
             new = self.points(doubled, model, x[rows], labels, "gate", "doubled", first)
@@ -193,17 +213,21 @@ class _Trial:
             better = (kept[1] < kept[0]).to(x.device).view(-1, *[1] * (x.ndim - 1))
             both = (old, torch.where(better, new, old))
             left = [self.score(model, p, labels, "gate", "score", first).correct for p in both]
-            lost = torch.cat([lost, left[0] - left[1]])
-        return float(lost.mean()) * len(survivors) / len(x)
+            return left[0] - left[1]
+
+        losses = torch.cat(sharded(-(-len(chosen) // batch), lost, "convergence gate, doubled"))
+        return float(losses.mean()) * len(survivors) / len(x)
 
     def accuracy(self, model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
         """Return the accuracy under the attack."""
-        correct = []
-        for first in range(0, len(x), batch):
+
+        def correct(chunk: int) -> Tensor:
+            first = chunk * batch
             part, labels = x[first : first + batch], y[first : first + batch]
             point = self.points(self.attack, model, part, labels, "control", first)
-            correct.append(self.score(model, point, labels, "control", first).correct)
-        return float(torch.cat(correct).mean())
+            return self.score(model, point, labels, "control", first).correct
+
+        return float(torch.cat(sharded(-(-len(x) // batch), correct, "control")).mean())
 
 
 def _judge_planted(found: int, total: int, needed: int) -> list[Finding]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +21,15 @@ from squint._files import write_bytes
 Array = NDArray[np.generic]
 MAX_BYTES = 8 * 2**30
 MAX_ARRAYS = 64
+SMALL_BYTES = 64 * 2**20
+MAX_RATIO = 100
+"""Most bytes that arrays of more than `SMALL_BYTES` may take per byte of their file; images take ten."""
+
+_DAMAGED = (
+    zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error,
+    SyntaxError, struct.error, tokenize.TokenError, TypeError, LookupError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What zipfile, zlib and numpy's header parser raise for damaged files."""
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -47,13 +59,14 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if len(members) > MAX_ARRAYS or total > max_bytes:
+            allowed = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * path.stat().st_size))
+            if len(members) > MAX_ARRAYS or total > allowed:
                 raise InputError(
                     f"{path} holds {len(members)} arrays of {total} bytes; "
-                    f"allowed: {MAX_ARRAYS} arrays of {max_bytes} bytes together"
+                    f"allowed for a file of its length: {MAX_ARRAYS} arrays of {allowed} bytes together"
                 )
             return {member.filename.removesuffix(".npy"): _read(archive, member, path) for member in members}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no whole npz file: {describe(error)}") from None

@@ -80,18 +80,38 @@ class BatchOutcomes:
         place = self._place(batch, "json")
         if not place.exists():
             return None
-        plain = read_json(place)
-        if not isinstance(plain, dict) or plain.get("hash") != self.hash:
-            raise InputError(f"{place} belongs to another configuration; remove it or choose another folder")
-        return read_npz(self._place(batch, "npz")), plain["outcome"]
+        again = f"remove {place} to have batch {batch} attacked again"
+        try:
+            plain = read_json(place)
+            if not isinstance(plain, dict) or plain.get("hash") != self.hash:
+                raise InputError(f"{place} belongs to another configuration")
+            if plain.get("batch", batch) != batch or not isinstance(plain.get("outcome"), dict):
+                raise InputError(f"{place} does not hold the outcome of batch {batch}")
+            arrays = read_npz(self._place(batch, "npz"))
+            if plain.get("arrays", digest_of(arrays)) != digest_of(arrays):
+                raise InputError(f"{self._place(batch, 'npz')} is not the file that was written with {place}")
+        except InputError as error:
+            raise InputError(f"{error}; {again}") from None
+        return arrays, plain["outcome"]
 
     def save(self, batch: int, arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> None:
         """Write one batch; its JSON file comes last, and only with it does the batch count as done."""
         write_npz(self._place(batch, "npz"), arrays)
-        write_json(self._place(batch, "json"), {"hash": self.hash, "outcome": dict(plain)})
+        note = {"hash": self.hash, "batch": batch, "arrays": digest_of(arrays), "outcome": dict(plain)}
+        write_json(self._place(batch, "json"), note)
 
     def _place(self, batch: int, ending: str) -> Path:
         return self.folder / f"batch-{batch:05d}.{ending}"
+
+
+def digest_of(arrays: Mapping[str, Array]) -> str:
+    """Return a hash of named arrays: their names, kinds, shapes and contents."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        found.update(f"{name}\x1f{array.dtype}{array.shape}\x1f".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def as_array(values: Tensor) -> Array:

@@ -46,6 +46,8 @@ class Move:
         shared: divide the steps among the members, whose gradients are taken one by one.
         gradient: surrogate of "view_pgd", as `squint.attacker_view` names it.
         width_factor: how much wider the density of "expected" is than the noise ("view_pgd").
+        accept: what a turn of "arc" must not make worse, as `squint.attacks.arc` names it.
+        adaptive: let `eot` of "pgd" be where each example's number of draws begins.
         layers: hidden layers whose surrogate "view_pgd" swaps: all "together", one after the other along one
             path ("in_turn", the steps divided among them), or a full run for "each".
     """
@@ -63,6 +65,8 @@ class Move:
     gradient: str = "identity"
     width_factor: float = 1.0
     layers: Literal["together", "in_turn", "each"] = "in_turn"
+    accept: Literal["margin", "expected_accuracy"] = "margin"
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         check_number("steps", self.steps, 1, whole=True)
@@ -193,7 +197,8 @@ STANDARD = Budget(
         Rung(
             "members",
             (
-                Move("arc", 15, 20, targets=3, shared=True),
+                Move("arc", 9, 20, targets=3, shared=True),
+                Move("arc", 6, 20, targets=3, shared=True, accept="expected_accuracy"),
                 Move("mora", 25, 20, "random", targets=0, runs=2),
                 Move("member_pgd", 50, 20, shared=True),
             ),
@@ -230,6 +235,8 @@ EXHAUSTIVE = Budget(
             "pgd",
             (
                 *STANDARD.rungs[2].moves,
+                Move("pgd", 100, 8, loss="margin", adaptive=True),
+                Move("pgd", 100, 8, "random", loss="mean_ce", adaptive=True),
                 *(
                     replace(move, start="best" if move.start == "random" else "random")
                     for move in STANDARD.rungs[2].moves
@@ -240,6 +247,7 @@ EXHAUSTIVE = Budget(
             "members",
             (
                 Move("arc", 20, 20, targets=4, runs=5),
+                Move("arc", 20, 20, targets=4, runs=5, accept="expected_accuracy"),
                 Move("mora", 100, 20, "random", targets=-1, runs=5),
                 Move("mora", 100, 20, targets=-1, runs=5),
                 Move("member_pgd", 50, 20),

@@ -106,10 +106,9 @@ def above_ceilings(
         ceilings: radius to the highest credible accuracy; None is the largest class's share of the images,
             the bound where every image can be made the same grey one (eps 128/255).
     """
-    largest = float(torch.bincount(labels.cpu()).max()) / len(labels)
     findings = []
     for eps, ceiling in ceilings.items():
-        accuracy, bound = float(outcomes[eps].mean()), largest if ceiling is None else ceiling
+        accuracy, bound = float(outcomes[eps].mean()), credible_share(labels, ceiling)
         if accuracy > bound:
             what = (
                 "the largest class's share" if ceiling is None else "what an attack leaves of any classifier"
@@ -122,6 +121,11 @@ def above_ceilings(
                 )
             )
     return findings
+
+
+def credible_share(labels: Tensor, ceiling: float | None) -> float:
+    """Return the ceiling, or where there is none the largest class's share of the labels (n,)."""
+    return float(torch.bincount(labels.cpu()).max()) / len(labels) if ceiling is None else ceiling
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from squint.evaluation.intervals import wilson
 from squint.evaluation.plane_estimators import ESTIMATORS, mean_information
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
 from squint.evaluation.scoring import deployed_draws, score
+from squint.evaluation.sharding import sharded
 from squint.evaluation.threats import (
     CLEAN,
     PlaneBudget,
@@ -112,10 +113,13 @@ def information_plane(
         for done, (threat, setting) in enumerate([(None, Setting("0", 0.0)), *settings]):
             points = [x for x, _ in batches]
             if threat is not None:
-                points = [
-                    threat.run(ens, x, y, setting.size, _attack_stream(seed, system, threat, setting, chunk))
-                    for chunk, (x, y) in enumerate(batches)
-                ]
+
+                def attacked(chunk: int, threat: Threat = threat, setting: Setting = setting) -> Tensor:
+                    stream = _attack_stream(seed, system, threat, setting, chunk)
+                    return threat.run(ens, *batches[chunk], setting.size, stream).cpu()
+
+                found = sharded(len(batches), attacked, f"{threat.name} of the plane")
+                points = [x.to(device) for x in found]
             rows += plane_rows(
                 ens,
                 list(zip(points, (y for _, y in batches), strict=True)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from squint._random import derive_generator, next_seed
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode
 from squint.evaluation.budgets import Budget, Rung, named_budget
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun
+from squint.evaluation.frozen import frozen
 from squint.evaluation.machine import full_float32, in_memory
 from squint.evaluation.metering import Meter
 from squint.evaluation.moves import attack
@@ -89,8 +91,11 @@ def climb(
     check_number("resubmissions", resubmissions, 1, whole=True)
     draws = int(check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True))
     if not is_random(model):
-        resubmissions, draws = 1, 1
-    sources = {**own_sources(model), **(sources or {})}
+        # All draws are alike: more than one of them would only use the budget up.
+        resubmissions, draws, budget = 1, 1, replace(budget.with_draws(1), name=budget.name)
+    # Attacked are copies: nothing is computed twice in them, and the model stays as it is.
+    model = frozen(model)
+    sources = {**own_sources(model), **{name: frozen(source) for name, source in (sources or {}).items()}}
     keys = (system, budget.name, format_fraction(eps), batch)
     state = _State(
         model, x.detach().clamp(0.0, 1.0), y, eps, seed, keys, draws, resubmissions, sources, chunk

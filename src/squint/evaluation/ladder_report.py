@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from squint import _ranks
 from squint import data as D
 from squint._checks import format_fraction
 from squint.attacks.gradients import AnyModel
@@ -20,6 +23,7 @@ from squint.evaluation.selection import DEPLOYED
 
 ATTACK = "ladder"
 _WITH_ACTIVE_TESTS = ("standard", "exhaustive")
+_BLACK_BOXES = {"square", "spsa", "transfer"}
 
 Progress = Callable[[int, int], None]
 
@@ -75,8 +79,6 @@ def ladder_report(
             if progress is not None:
                 progress(before + done, len(images) * len(radii))
 
-        # Flags come first: a model handed over in training mode must be seen as it was handed over.
-        flags = _flags(model, (images, labels), radius, budget, seed, draws, sources)
         result = run_ladder(
             model,
             (images, labels),
@@ -92,8 +94,10 @@ def ladder_report(
             progress=tell,
         )
         clean = result.clean.correct
+        found = result.climb.points[DEPLOYED]
+        flags = _flags(model, (images, labels), radius, budget, seed, draws, sources, found)
         records.append(_record(result, budget, system, eps, seed, tier, flags))
-        if evidence is not None:
+        if evidence is not None and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
     assert clean is not None
@@ -108,9 +112,23 @@ def _flags(
     seed: int,
     draws: int,
     sources: Mapping[str, AnyModel] | None,
+    found: Tensor,
 ) -> list[Finding]:
-    """Return what speaks against the figure: preflight, and the active tests or their absence."""
-    flags = preflight(model, data, eps, seed=seed, sources=list((sources or {}).values()), draws=draws)
+    """Return what speaks against the figure: preflight, and the active tests or their absence.
+
+    `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
+    that none may beat.
+    """
+    asks = {move.attack for rung in budget.rungs for move in rung.moves}
+    flags = preflight(
+        model,
+        data,
+        eps,
+        seed=seed,
+        sources=list((sources or {}).values()),
+        draws=draws,
+        found=None if asks & _BLACK_BOXES else found,
+    )
     if budget.name not in _WITH_ACTIVE_TESTS:
         return [*flags, NO_ACTIVE_TESTS]
     tests = active_tests(
@@ -122,6 +140,7 @@ def _flags(
         doubled=as_attack(budget.doubled(), sources=sources),
         planted_batch=1,
         draws=draws,
+        found=found,
     )
     return [*flags, *tests.findings]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_number, format_fraction, parse_fraction
 from squint.attacks.gradients import AnyModel, evaluation_mode
@@ -19,12 +19,14 @@ from squint.data.dataset import to_unit
 from squint.evaluation.arrays import Array
 from squint.evaluation.batch_outcomes import BatchOutcomes, as_array, digest
 from squint.evaluation.budgets import Budget, named_budget
+from squint.evaluation.frozen import frozen
 from squint.evaluation.ladder import climb
 from squint.evaluation.ladder_result import LadderResult, assemble
 from squint.evaluation.machine import full_float32
 from squint.evaluation.scoring import Scores, deployed_draws, is_random, score
 from squint.evaluation.scoring_rules import SWEEP, known_randomness, pooled_margins, sweep, to_bytes
 from squint.evaluation.selection import DEPLOYED, SINGLE
+from squint.evaluation.sharding import sharded
 
 LadderProgress = Callable[[str, int, int], None]
 """Called with the rung that begins, the images of its batch that survive, and the images done before."""
@@ -70,7 +72,7 @@ def run_ladder(
 
     The attack, selection, score and known-randomness streams are disjoint: each derives from `seed` and its
     own purpose. The same arguments on the same device give the same result, whether or not it was
-    interrupted; only seconds differ.
+    interrupted, and however many processes share the batches (all call this alike); only seconds differ.
 
     Args:
         model: logits (batch, classes), or `member_logits`.
@@ -110,20 +112,22 @@ def run_ladder(
     plan = _Plan(model, radius, budget, system, dict(sources or {}), own, tries, seed, known, counts, chunk)
     configuration = _configuration(plan, images, labels, batch_size)
     store = None if folder is None else BatchOutcomes(Path(folder), configuration)
-    parts: list[tuple[dict[str, Array], dict[str, Any]]] = []
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(full_float32())
-        for batch, first in enumerate(range(0, len(images), batch_size)):
-            part = None if store is None else store.load(batch)
-            if part is None:
-                x, y = images[first : first + batch_size], labels[first : first + batch_size]
-                part = _batch(plan, batch, x, y, first, progress)
-                if store is not None:
-                    store.save(batch, *part)
-            parts.append(part)
-            if progress is not None:
-                progress("done", 0, min(first + batch_size, len(images)))
+    plan = replace(plan, model=frozen(model))
+
+    def outcome(batch: int) -> tuple[dict[str, Array], dict[str, Any]]:
+        first = batch * batch_size
+        part = None if store is None else store.load(batch)
+        if part is None:
+            x, y = images[first : first + batch_size], labels[first : first + batch_size]
+            part = _batch(plan, batch, x, y, first, progress)
+            if store is not None:
+                store.save(batch, *part)
+        if progress is not None:
+            progress("done", 0, min(first + batch_size * _ranks.count(), len(images)))
+        return part
+
+    with evaluation_mode(model), full_float32():
+        parts = sharded(-(-len(images) // batch_size), outcome, f"ladder on {system}")
     return assemble(configuration, labels, images, parts)
 
 

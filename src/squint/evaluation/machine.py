@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+
+from squint._memory import is_out_of_memory
+from squint.ensemble import Ensemble
 
 _T = TypeVar("_T")
 
@@ -20,17 +24,54 @@ def in_memory(run: Callable[[int | None], _T], chunk: int | None, largest: int) 
         largest: what None stands for.
 
     Raises:
-        RuntimeError: memory runs out with a single draw, or another error.
+        RuntimeError: memory runs out with a single draw, or another error; MemoryError likewise.
     """
     while True:
         try:
             return run(chunk), chunk
-        except RuntimeError as error:
-            if chunk == 1 or "out of memory" not in str(error).lower():
+        except (RuntimeError, MemoryError) as error:
+            if chunk == 1 or not is_out_of_memory(error):
                 raise
         chunk = max(1, (chunk or largest) // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@dataclass
+class Fitting:
+    """How much of an evaluation fits into memory: found where it runs out, and kept for later batches.
+
+    Attributes:
+        draws: draws of a gradient whose graph is held at once; None: all.
+        rows: images of one forward pass without graph; None: the ensemble's own `chunk`.
+    """
+
+    draws: int | None = None
+    rows: int | None = None
+
+    def gradients(self, run: Callable[[int | None], _T], eot: int) -> _T:
+        """Return `run(draws)`, begun again with half the draws at once each time memory runs out."""
+        found, self.draws = in_memory(run, self.draws, eot)
+        return found
+
+    def forward(self, model: object, run: Callable[[], _T]) -> _T:
+        """Return `run()`, begun again with half the images in a pass each time memory runs out.
+
+        Only an `Ensemble` can be asked in parts, which changes no draw.
+        """
+        if not isinstance(model, Ensemble):
+            return run()
+        own = model.chunk
+
+        def with_rows(rows: int | None) -> _T:
+            model.chunk = own if rows is None else rows
+            return run()
+
+        try:
+            found, self.rows = in_memory(with_rows, self.rows, own)
+        finally:
+            model.chunk = own
+        return found
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from squint import attacks as A
 from squint._checks import need_members
 from squint._random import derive_generator
+from squint.attacks.arc import GROUPS
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.budgets import Attack, Move
 from squint.evaluation.metering import Meter
 from squint.evaluation.rungs import TWIN, Assault, hidden_layers
+from squint.evaluation.scoring import is_random
 from squint.quantize import attacker_view
 
 BETAS = (0.5, 1.0, 0.0, 0.25, 0.75)
@@ -34,7 +36,12 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        return max(1, self.move.steps // (self.on.members or 1)) if self.move.shared else self.move.steps
+        if not self.move.shared:
+            return self.move.steps
+        units = self.on.members or 1
+        # ARC sees groups of a single member's draws as members.
+        units = GROUPS if self.move.attack == "arc" and units == 1 else units
+        return max(1, self.move.steps // units)
 
 
 def attack(move: Move, place: int, assault: Assault, meter: Meter) -> list[Tensor]:
@@ -128,6 +135,7 @@ def _pgd_on(run: _Run, model: AnyModel, steps: int, start: Tensor | None) -> Ten
         eot=move.eot,
         loss=_loss(run),
         temperature=move.temperature,
+        adaptive_eot=move.adaptive and is_random(on.model),
         start=start,
         stratified=True,
         generator=run.generator,
@@ -146,6 +154,7 @@ def _arc(run: _Run) -> Iterable[Tensor]:
         restarts=move.runs,
         eot=move.eot,
         max_classes=move.targets,
+        accept=move.accept,
         start=run.start,
         generator=run.generator,
         chunk=on.chunk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +19,32 @@ SHUFFLES = 8
 
 @dataclass(frozen=True)
 class Estimator:
-    """How a pair of members is measured: on which layer, given the label or not, and how it is resampled."""
+    """How a pair of members is measured: on which layer, given the label or not, and how it is resampled.
+
+    Attributes:
+        layer: "predictions" or "features".
+        pair: two members' tensors (n, ...), and labels where it is conditional -> a scalar.
+        conditional: whether it is information given the label.
+        every: all members' tensors, and the same labels -> the mean over pairs, where that is cheaper than
+            pair by pair: each member's Gram matrix is then computed once.
+    """
 
     layer: str
     pair: Callable[..., Tensor]
     conditional: bool = False
+    every: Callable[..., Tensor] | None = None
 
     @property
     def replacement(self) -> bool:
         """Whether rows may be drawn twice: kernels take copies for dependence."""
         return self.layer == "predictions"
+
+    def mean(self, members: Sequence[Tensor], *given: Tensor) -> Tensor:
+        """Return the mean over pairs of members, a scalar."""
+        if self.every is not None:
+            return self.every(members, *given)
+        pairs = combinations(members, 2)
+        return torch.stack([self.pair(a, b, *given) for a, b in pairs]).mean()
 
 
 def _renyi(a: Tensor, b: Tensor) -> Tensor:
@@ -38,11 +55,20 @@ def _renyi_conditional(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
     return I.renyi_conditional_mutual_information(F.normalize(a, dim=1), F.normalize(b, dim=1), y)
 
 
+def _renyi_mean(members: Sequence[Tensor]) -> Tensor:
+    return I.redundancy([F.normalize(z, dim=1) for z in members]) / math.comb(len(members), 2)
+
+
+def _renyi_conditional_mean(members: Sequence[Tensor], y: Tensor) -> Tensor:
+    total = I.conditional_redundancy([F.normalize(z, dim=1) for z in members], y)
+    return total / math.comb(len(members), 2)
+
+
 ESTIMATORS = {
     "soft_label": Estimator("predictions", I.soft_label_mutual_information),
     "soft_label_conditional": Estimator("predictions", I.soft_label_conditional_mutual_information, True),
-    "renyi": Estimator("features", _renyi),
-    "renyi_conditional": Estimator("features", _renyi_conditional, True),
+    "renyi": Estimator("features", _renyi, every=_renyi_mean),
+    "renyi_conditional": Estimator("features", _renyi_conditional, True, _renyi_conditional_mean),
 }
 """I(Ŷ_i; Ŷ_j) of draw-averaged predictions, the same given Y, and both of one draw's features (order 2)."""
 
@@ -68,8 +94,7 @@ def mean_information(
     given = (labels,) if estimator.conditional else ()
 
     def mean(*tensors: Tensor) -> Tensor:
-        rest = tensors[len(members) :]
-        return torch.stack([estimator.pair(tensors[i], tensors[j], *rest) for i, j in pairs]).mean()
+        return estimator.mean(tensors[: len(members)], *tensors[len(members) :])
 
     measure = partial(estimator.pair, y=labels) if given else estimator.pair
     baselines = [

@@ -14,7 +14,8 @@ from squint import data as D
 from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode
-from squint.evaluation.flags import Comparison, above_ceilings, excesses, rising
+from squint.evaluation.flags import Comparison, above_ceilings, credible_share, excesses, rising
+from squint.evaluation.frozen import frozen
 from squint.evaluation.gradient_flags import FIDELITY_DRAWS, fidelity, unfaithful, zero_gradients
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
 from squint.evaluation.records import Finding
@@ -73,6 +74,7 @@ def preflight(
     ceilings: Mapping[float, float | None] | None = None,
     draws: int | None = None,
     probes: Probes | None = None,
+    found: Tensor | None = None,
 ) -> list[Finding]:
     """Return the red flags of a model and of attacks on it; an empty list says that none was found.
 
@@ -94,6 +96,8 @@ def preflight(
             the largest class's share.
         draws: draws S per deployed prediction; None: the model's own `draws`.
         probes: what to spend.
+        found: points (n, ...) that the white-box attack has found at eps already, in the order of `data`; it
+            then runs no more at eps.
 
     Raises:
         squint.InputError: a value is out of range or there are fewer than 2 images.
@@ -110,10 +114,15 @@ def preflight(
     attack = attack or WhiteBox(chunk=chunk)
     in_training = training_mode(model)
     with evaluation_mode(model):
-        run = _Runs(model, x, y, seed, draws, probes)
-        compared = _compare(run, eps, attack, sources)
+        run = _Runs(frozen(model), x, y, seed, draws, probes)
+        if found is None:
+            white = run.attack(attack, eps, "white box")
+        else:
+            points = found[: len(x)].to(x)
+            white = run.outcome(lambda rows: points[rows])
+        compared = _compare(run, eps, white, sources)
         limits = {GREY: None, **(ceilings or {})}
-        outcomes = {radius: run.attack(attack, radius, "ceiling", radius) for radius in limits}
+        outcomes = {radius: run.at_ceiling(attack, radius, ceiling) for radius, ceiling in limits.items()}
         few = slice(0, probes.batch_size)
         single = [
             in_training,
@@ -142,16 +151,23 @@ class _Runs:
 
     def attack(self, attack: Attack, eps: float, *keys: object) -> Tensor:
         """Return each image's share of correct deployments after the attack (n,)."""
+
+        def found(rows: slice) -> Tensor:
+            generator = derive_generator(self.seed, "preflight", *keys, rows.start)
+            return attack(self.model, self.x[rows], self.y[rows], eps, generator)
+
+        return self.outcome(found)
+
+    def outcome(self, found: Callable[[slice], Tensor]) -> Tensor:
+        """Return each image's share of correct deployments (n,) at the points of every batch of rows."""
         size, shares = self.probes.batch_size, []
         for first in range(0, len(self.x), size):
-            x, y = self.x[first : first + size], self.y[first : first + size]
-            generator = derive_generator(self.seed, "preflight", *keys, first)
-            point = attack(self.model, x, y, eps, generator)
+            rows = slice(first, first + size)
             # One score stream for all settings: paired differences then carry less noise.
             scores = score(
                 self.model,
-                point,
-                y,
+                found(rows),
+                self.y[rows],
                 draws=self.draws,
                 resubmissions=self.probes.resubmissions,
                 seed=self.seed,
@@ -168,11 +184,23 @@ class _Runs:
             self._pgd[key] = self.attack(_with(A.pgd, **settings), eps, "pgd", *key)
         return self._pgd[key]
 
+    def at_ceiling(self, attack: Attack, eps: float, ceiling: float | None) -> Tensor:
+        """Return the outcome of the usual PGD where that is below the ceiling, else of the given attack."""
+        usual = self.pgd(eps, self.usual)
+        enough = float(usual.mean()) <= credible_share(self.y, ceiling)
+        return usual if enough else self.attack(attack, eps, "ceiling", eps)
 
-def _compare(run: _Runs, eps: float, attack: Attack, sources: Sequence[AnyModel]) -> list[Comparison]:
+    @property
+    def usual(self) -> int:
+        """Steps of PGD in every probe that is not about steps."""
+        steps = self.probes.steps
+        return steps[-2] if len(steps) > 1 else steps[-1]
+
+
+def _compare(run: _Runs, eps: float, white: Tensor, sources: Sequence[AnyModel]) -> list[Comparison]:
     """Return every comparison of which an honest model shows no excess."""
     probes, noisy = run.probes, is_random(run.model)
-    usual = probes.steps[-2] if len(probes.steps) > 1 else probes.steps[-1]
+    usual = run.usual
     radii = sorted({min(factor * eps, 1.0) for factor in probes.eps_factors})
     by_eps = [(f"PGD at eps {radius:.4g}", run.pgd(radius, usual)) for radius in radii]
     by_steps = [(f"PGD with {steps} steps", run.pgd(eps, steps)) for steps in sorted(probes.steps)]
@@ -182,7 +210,6 @@ def _compare(run: _Runs, eps: float, attack: Attack, sources: Sequence[AnyModel]
         for count in sorted(probes.restarts)
     ]
     one_step = run.attack(_with(A.fgsm), eps, "fgsm")
-    white = run.attack(attack, eps, "white box")
     return [
         *rising("rises_with_eps", by_eps),
         *rising("rises_with_steps", by_steps),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
@@ -19,10 +21,12 @@ from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.intervals import wilson
 from squint.evaluation.ladder_report import ladder_report
+from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import training_mode
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
 from squint.evaluation.settings import SEED_PROTOCOL, AttackSetting, named_settings, radii_of
+from squint.evaluation.sharding import sharded
 
 TRIES = (1, 10, 100)
 """Resubmissions q of the persistent attacker."""
@@ -52,7 +56,9 @@ def evaluate(
 
     The model is attacked and scored in evaluation mode and left as it was found; parameter gradients and
     torch's global generator are not touched. Attack and score streams are derived from `seed` by system,
-    attack, eps and batch, so equal arguments give equal reports.
+    attack, eps and batch, so equal arguments give equal reports. Under torchrun all processes call this alike
+    and share the batches; the report is that of one process. Where memory runs out, the draws of a gradient
+    are held half at a time, and so on; those draws are others.
 
     Args:
         model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
@@ -104,42 +110,50 @@ def evaluate(
         )
     images, labels = D.collect(data, limit)
     device = _device(model)
-    batches = [
-        (images[i : i + batch_size].to(device), labels[i : i + batch_size].to(device))
-        for i in range(0, len(images), batch_size)
-    ]
+    chunks, fitting = -(-len(images) // batch_size), Fitting()
     total, done = len(images) * len(radii) * len(settings), 0
 
-    def scored(points: Sequence[Tensor], *keys: object) -> Scores:
-        return joined(
-            [
-                score(model, x, y, draws=draws, resubmissions=resubmissions, seed=seed, keys=(*keys, chunk))
-                for chunk, (x, (_, y)) in enumerate(zip(points, batches, strict=True))
-            ]
-        )
+    def part(chunk: int) -> D.Batch:
+        rows = slice(chunk * batch_size, (chunk + 1) * batch_size)
+        return images[rows].to(device), labels[rows].to(device)
+
+    def scored(x: Tensor, y: Tensor, *keys: object) -> Scores:
+        def run() -> Scores:
+            return score(model, x, y, draws=draws, resubmissions=resubmissions, seed=seed, keys=keys)
+
+        return fitting.forward(model, run)
+
+    def attacked(setting: AttackSetting, radius: float, chunk: int) -> tuple[Tensor, Scores]:
+        x, y = part(chunk)
+        keys = (system, setting.name, format_fraction(radius), chunk)
+
+        def run(held: int | None) -> Tensor:
+            generator = derive_generator(seed, "attack", *keys)
+            return setting.run(model, x, y, radius, generator, chunk=held)
+
+        points = fitting.gradients(run, setting.eot)
+        if progress is not None:
+            # The first process tells: by its next chunk the others have done those in between.
+            progress(done + min((chunk + _ranks.count()) * batch_size, len(images)), total)
+        return points.cpu(), scored(points, y, *keys)
 
     records, outcomes = [], []
     flags = [NO_ACTIVE_TESTS, *([finding] if (finding := training_mode(model)) is not None else [])]
     with evaluation_mode(model):
-        clean = scored([x for x, _ in batches], system, "clean")
+        parts = sharded(chunks, lambda chunk: scored(*part(chunk), system, "clean", chunk), "clean images")
+        clean = joined(parts)
         for setting in settings:
             for radius in radii:
                 started = time.perf_counter()
-                points = []
-                for chunk, (x, y) in enumerate(batches):
-                    keys = (system, setting.name, format_fraction(radius), chunk)
-                    generator = derive_generator(seed, "attack", *keys)
-                    points.append(setting.run(model, x, y, radius, generator))
-                    done += len(x)
-                    if progress is not None:
-                        progress(done, total)
-                scores = scored(points, system, setting.name, format_fraction(radius))
+                title = _title(setting.name, format_fraction(radius))
+                found = sharded(chunks, partial(attacked, setting, radius), title)
+                done += len(images)
+                scores = joined([scores for _, scores in found])
                 record = _record(system, setting, radius, clean, scores, seed, tier)
                 seconds = time.perf_counter() - started
                 records.append(replace(record, seconds=seconds, red_flags=tuple(flags)))
-                outcomes.append(
-                    Outcome(setting.name, radius, torch.cat([p.cpu() for p in points]), scores.correct)
-                )
+                points = torch.cat([points for points, _ in found])
+                outcomes.append(Outcome(setting.name, radius, points, scores.correct))
     flagged = _with_rises(records, outcomes, clean.correct)
     return RobustnessReport(system, tuple(flagged), tuple(outcomes), clean.correct)
 

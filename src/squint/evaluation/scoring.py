@@ -119,7 +119,7 @@ def score(
             for _ in range(resubmissions):
                 logits = model(x)
                 _check(logits, y)
-                wrong += _errs(logits, y)
+                wrong += errors_of(logits, y)
         return Scores(wrong.cpu(), resubmissions, wrong.cpu() / resubmissions, 1, random)
     errors = torch.zeros(len(y), dtype=torch.int64, device=y.device)
     single = torch.zeros_like(errors)
@@ -128,10 +128,20 @@ def score(
         count = min(at_once, resubmissions - first)
         logits = model.member_logits(x, count * draws, generator=generator)
         _check(logits[0, 0], y)
-        probabilities = logits.double().softmax(-1).mean(1)
-        single += _errs(probabilities, y).sum(0)
-        errors += _errs(probabilities.view(count, draws, *probabilities.shape[1:]).mean(1), y).sum(0)
+        probabilities = pooled(model, logits.double().softmax(-1))
+        single += errors_of(probabilities, y).sum(0)
+        errors += errors_of(probabilities.view(count, draws, *probabilities.shape[1:]).mean(1), y).sum(0)
     return Scores(errors.cpu(), resubmissions, single.cpu() / (resubmissions * draws), draws, random)
+
+
+def pooled(model: HasMemberLogits, probabilities: Tensor) -> Tensor:
+    """Return members' probabilities (draws, members, batch, classes) pooled to (draws, batch, classes).
+
+    By their mean, which is squint's rule, or by the model's own `pool_members`, where it has one (a vote).
+    """
+    pool = getattr(model, "pool_members", None)
+    mean: Tensor = probabilities.mean(1) if pool is None else pool(probabilities)
+    return mean
 
 
 def _check(logits: Tensor, y: Tensor) -> None:
@@ -139,7 +149,7 @@ def _check(logits: Tensor, y: Tensor) -> None:
     check_labels(y, len(y), logits.shape[1])
 
 
-def _errs(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return whether the largest output is not the label's; an output with NaN errs."""
+def errors_of(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return (..., batch): 1 where the largest output is not the label's, or an output is NaN, else 0."""
     wrong: Tensor = (outputs.argmax(-1) != y) | outputs.isnan().any(-1)
     return wrong.long()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,10 @@ from squint._checks import HasMemberLogits
 from squint._random import derive_generator, draw_noise, next_seed, next_seeds, noise
 from squint.attacks.gradients import AnyModel
 from squint.attacks.objectives import log_mean_probability
-from squint.ensemble import Ensemble
+from squint.ensemble import Ensemble, varies
 from squint.evaluation.budgets import Budget
 from squint.evaluation.ladder import climb
-from squint.evaluation.scoring import score
+from squint.evaluation.scoring import errors_of, pooled
 from squint.evaluation.selection import DEPLOYED, margins, rule_margins
 
 SWEEP = (1, 4, 16, 64)
@@ -51,8 +52,9 @@ class FixedDraws:
             units = []
             for member in model.members:
                 seeds, _ = next_seeds(generator, self.draws), next_seed(generator)
-                units += [_alike(member, x, draw) for draw in seeds]
-            return log_mean_probability(torch.stack(units).unsqueeze(1))
+                logits = _alike(member, x, seeds) if varies(member) else member(x).unsqueeze(0)
+                units.append(logits.expand(self.draws, -1, -1))
+            return log_mean_probability(torch.stack(units, 1))
         if isinstance(model, HasMemberLogits):
             alone = []
             for i in range(len(x)):
@@ -60,7 +62,7 @@ class FixedDraws:
                 alone.append(model.member_logits(x[i : i + 1], self.draws, generator=generator))
             return log_mean_probability(torch.cat(alone, 2))
         if isinstance(model, nn.Module):
-            return _alike(model, x, self.seed).log_softmax(-1)
+            return _alike(model, x, [self.seed])[0].log_softmax(-1)
         rows = []
         for i in range(len(x)):
             generator.manual_seed(self.seed)
@@ -69,11 +71,11 @@ class FixedDraws:
         return torch.cat(rows).log_softmax(-1)
 
 
-def _alike(module: nn.Module, x: Tensor, seed: int) -> Tensor:
-    """Return the module's logits with the same noise for every image: each counts as a draw of its own."""
-    with draw_noise([seed] * len(x)):
-        logits: Tensor = module(x)
-    return logits
+def _alike(module: nn.Module, x: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return the module's logits (draws, batch, classes); a draw has the same noise for every image."""
+    with draw_noise(seeds, copies=len(x)):
+        logits: Tensor = module(torch.cat([x] * len(seeds)))
+    return logits.view(len(seeds), len(x), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class SweepPoint:
         draws: draws S per deployment.
         resubmissions: deployments R.
         errors: deployments that erred (n,).
-        seconds: wall time of one deployment of one image, in a batch.
+        seconds: wall time of one deployment of one image, at the pace of draws in a batch.
     """
 
     draws: int
@@ -152,8 +154,9 @@ class SweepPoint:
     seconds: float
 
 
+@torch.no_grad()
 def sweep(
-    model: AnyModel,
+    model: HasMemberLogits,
     points: Tensor,
     y: Tensor,
     *,
@@ -164,18 +167,25 @@ def sweep(
 ) -> tuple[SweepPoint, ...]:
     """Return the scores of the same points with each number of draws S, on the score stream.
 
-    The points are those kept for the model's own S. Only a model with `member_logits` has another S.
+    The points are those kept for the model's own S. All S group the same draws, one after the other, into
+    deployments of their own: each figure is what fresh draws would give, and their differences are paired.
     """
-    found = []
-    for draws in counts:
-        tries = max(1, min(resubmissions, SWEEP_DRAWS // draws))
-        started = time.perf_counter()
-        scores = score(
-            model, points, y, draws=draws, resubmissions=tries, seed=seed, keys=(*keys, "sweep", draws)
-        )
-        seconds = (time.perf_counter() - started) / (len(y) * scores.resubmissions)
-        found.append(SweepPoint(draws, scores.resubmissions, scores.errors, seconds))
-    return tuple(found)
+    largest = max(counts)
+    wanted = {draws: max(1, min(resubmissions, SWEEP_DRAWS // draws)) for draws in counts}
+    done, errors = dict.fromkeys(counts, 0), {draws: torch.zeros_like(y) for draws in counts}
+    generator = derive_generator(seed, "score", *keys, "sweep")
+    started, taken = time.perf_counter(), 0
+    while any(done[draws] < wanted[draws] for draws in counts):
+        logits = model.member_logits(points, largest, generator=generator)
+        probabilities = pooled(model, logits.double().softmax(-1))
+        taken += largest
+        for draws in counts:
+            tries = min(largest // draws, wanted[draws] - done[draws])
+            grouped = probabilities[: tries * draws].view(tries, draws, *probabilities.shape[1:])
+            errors[draws] += errors_of(grouped.mean(1), y).sum(0)
+            done[draws] += tries
+    pace = (time.perf_counter() - started) / (taken * len(y))
+    return tuple(SweepPoint(draws, done[draws], errors[draws].cpu(), pace * draws) for draws in counts)
 
 
 def pooled_margins(

@@ -11,6 +11,7 @@ from squint._checks import HasMemberLogits, check_logits
 from squint._random import noise
 from squint.attacks.geometry import per_example
 from squint.attacks.gradients import AnyModel
+from squint.evaluation.scoring import pooled
 
 DEPLOYED, SINGLE = "deployed", "single"
 SOFTNESS = 0.1
@@ -50,11 +51,18 @@ def rule_margins(
     for first in range(0, resubmissions, at_once):
         count = min(at_once, resubmissions - first)
         units = model.member_logits(x, count * draws, generator=generator).double().log_softmax(-1)
-        log_p = units.logsumexp(1) - math.log(units.shape[1])
+        log_p = _log_pooled(model, units)
         single.append(margins(log_p, y))
         grouped = log_p.reshape(count, draws, *log_p.shape[1:]).logsumexp(1) - math.log(draws)
         deployed.append(margins(grouped, y))
     return {DEPLOYED: torch.cat(deployed), SINGLE: torch.cat(single)}
+
+
+def _log_pooled(model: HasMemberLogits, units: Tensor) -> Tensor:
+    """Return log probabilities (draws, members, batch, classes) pooled over members as the model deploys."""
+    if hasattr(model, "pool_members"):
+        return pooled(model, units.exp()).log()
+    return units.logsumexp(1) - math.log(units.shape[1])
 
 
 def margins(log_p: Tensor, y: Tensor) -> Tensor:

@@ -47,11 +47,28 @@ class AttackSetting:
                 f"fgsm has steps {self.steps} and restarts {self.restarts}; allowed: 1 and 1, or another name"
             )
 
-    def run(self, model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        """Return adversarial images, shaped like x."""
+    def run(
+        self,
+        model: AnyModel,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        generator: torch.Generator,
+        *,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """Return adversarial images, shaped like x; `chunk` draws are held in memory at once (None: all)."""
         if self.name == "fgsm":
             return A.fgsm(
-                model, x, y, eps=eps, norm=self.norm, eot=self.eot, loss=self.loss, generator=generator
+                model,
+                x,
+                y,
+                eps=eps,
+                norm=self.norm,
+                eot=self.eot,
+                loss=self.loss,
+                chunk=chunk,
+                generator=generator,
             )
         return A.pgd(
             model,
@@ -63,6 +80,7 @@ class AttackSetting:
             eot=self.eot,
             restarts=self.restarts,
             loss=self.loss,
+            chunk=chunk,
             generator=generator,
         )
 

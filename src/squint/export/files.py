@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from squint._checks import InputError, InputTypeError, check_choice, check_number, describe
 from squint._files import read_tensors, write_tensors
+from squint.baselines import ConvertedNetwork, VotingEnsemble, make_rival
 from squint.ensemble import Ensemble
 from squint.export.packing import pack, unpack
 from squint.models import build, spec_of
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, quantize
 from squint.quantize.functional import GRADIENTS
 from squint.quantize.quantizer import ROUNDINGS
+from squint.zoo import resolved, weights
 
 FORMAT_VERSION = 1
 _KEY = "squint"
@@ -46,40 +48,54 @@ def save(ens: Ensemble, path: str | Path, *, packed: bool = False) -> None:
         raise InputTypeError(f"save needs a squint.Ensemble, got {type(ens).__name__}; use Ensemble([...])")
     members = []
     for member in ens.members:
+        rival = member.rival if isinstance(member, ConvertedNetwork) else None
         inner = member.network if isinstance(member, QuantizedNetwork) else member
         members.append(
             {
-                "model": _fitting_spec(inner),
+                "model": _fitting_spec(inner, rival),
                 "quantize": member.settings if isinstance(member, QuantizedNetwork) else None,
+                "rival": rival,
                 "modes": {
                     name: [quantizer.rounding, quantizer.gradient]
                     for name, quantizer in _named_quantizers(member).items()
                 },
             }
         )
-    config = {"format_version": FORMAT_VERSION, "draws": ens.draws, "chunk": ens.chunk, "members": members}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "draws": ens.draws,
+        "chunk": ens.chunk,
+        "votes": isinstance(ens, VotingEnsemble),
+        "members": members,
+    }
     tensors, packing = pack(ens) if packed else (ens.state_dict(), {})
     write_tensors(Path(path), tensors, {_KEY: json.dumps(config, allow_nan=False), **packing})
 
 
-def _fitting_spec(network: nn.Module) -> dict[str, Any] | None:
+def _fitting_spec(network: nn.Module, rival: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the spec that builds `network` again, or None where it was changed since it was built."""
-    spec = spec_of(network)
+    spec = spec_of(network.network if isinstance(network, ConvertedNetwork) else network)
     if spec is None:
         return None
-    own = {f"{name}." for name in _named_quantizers(network)}
-    held = {
-        name: value.shape
-        for name, value in network.state_dict().items()
-        if not any(name.startswith(prefix) for prefix in own)
-    }
-    return spec if held == _shapes(spec) else None
+    return spec if _held(network) == _shapes(spec, rival) else None
 
 
-def _shapes(spec: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Return the shapes of a network's state without allocating it."""
+def _shapes(spec: Mapping[str, Any], rival: Mapping[str, Any] | None) -> dict[str, torch.Size]:
+    """Return the shapes of a network's state, but its quantizers', without allocating it."""
     with torch.device("meta"):
-        return {name: value.shape for name, value in build(spec).state_dict().items()}
+        return _held(_converted(build(spec), rival))
+
+
+def _held(network: nn.Module) -> dict[str, torch.Size]:
+    own = tuple(f"{name}." for name in _named_quantizers(network))
+    return {name: value.shape for name, value in network.state_dict().items() if not name.startswith(own)}
+
+
+def _converted(network: nn.Module, rival: Mapping[str, Any] | None) -> nn.Module:
+    """Return the network changed as a rival changes it."""
+    if rival is None or isinstance(network, ConvertedNetwork):
+        return network
+    return make_rival(rival["name"], rival["options"]).member(network, 0)
 
 
 def load(path: str | Path, members: Sequence[nn.Module] | None = None) -> Ensemble:
@@ -89,7 +105,7 @@ def load(path: str | Path, members: Sequence[nn.Module] | None = None) -> Ensemb
     generator seed.
 
     Args:
-        path: the file.
+        path: the file; or the name of a shipped model, or a folder of `squint publish`.
         members: the members' architectures, needed where they are not from `squint.models`: either the
             quantized networks or the modules that were quantized, which are then quantized in the same way.
             They are copied, not changed.
@@ -97,7 +113,8 @@ def load(path: str | Path, members: Sequence[nn.Module] | None = None) -> Ensemb
     Raises:
         squint.InputError: no whole file of squint's, a newer format, or weights of another architecture.
     """
-    path = Path(path)
+    path = resolved(path)
+    path = weights(path) if path.is_dir() else path
     tensors, metadata = read_tensors(path)
     config = _config(path, metadata)
     try:
@@ -118,7 +135,8 @@ def load(path: str | Path, members: Sequence[nn.Module] | None = None) -> Ensemb
             raise InputError(
                 f"{path}, member {place}: cannot be built from this file ({describe(error)})"
             ) from None
-    ens = Ensemble(built, draws=config["draws"], chunk=config["chunk"]).cpu()
+    kind = VotingEnsemble if config.get("votes") is True else Ensemble
+    ens = kind(built, draws=config["draws"], chunk=config["chunk"]).cpu()
     _check_state(path, ens, tensors)
     for name, value in ens.state_dict(keep_vars=True).items():
         # An ensemble of doubles comes back as one; parameters stay the objects that a network may share.
@@ -155,18 +173,20 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _member(place: int, entry: Any, given: nn.Module | None, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return one member's network as the file describes it, with weights still to be loaded."""
     spec, settings, modes = entry["model"], entry["quantize"], entry["modes"]
+    # Files written before there were rivals do not name one.
+    rival = entry.get("rival")
     if given is not None:
-        member = copy.deepcopy(given)
+        member = _converted(copy.deepcopy(given), rival)
     elif spec is None:
         raise InputError("is no network of squint.models; pass it in load(path, members=[...])")
     else:
         # Before anything of the declared size is allocated, the file must hold weights of that size.
         prefix = f"members.{place}." + ("" if settings is None else "network.")
-        for name, shape in _shapes(spec).items():
+        for name, shape in _shapes(spec, rival).items():
             _check_shape(prefix + name, shape, tensors.get(prefix + name))
         # Building draws initial weights: torch's global generator is put back where it was.
         with torch.random.fork_rng(devices=[]):
-            member = build(spec)
+            member = _converted(build(spec), rival)
     if settings is not None and not isinstance(member, QuantizedNetwork):
         member = quantize(member, **{**settings, "input_range": tuple(settings["input_range"])})
     own = _named_quantizers(member)

@@ -24,6 +24,22 @@ MAX_VARIANCE_DEVIATION = 5.0
 """Mean difference of the variances in standard errors over images."""
 
 
+class ParityError(InputError):
+    """A graph that does not compute what its ensemble computes.
+
+    Attributes:
+        problem: what differs, in one clause.
+        sampled: whether the graph draws noise.
+    """
+
+    def __init__(self, problem: str, sampled: bool) -> None:
+        closer = "" if sampled else "integer_sums=False is closer, "
+        super().__init__(
+            f"the exported graph does not match the ensemble: {problem} ({closer}force=True writes it)"
+        )
+        self.problem, self.sampled = problem, sampled
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One session of the graph beside the ensemble.
@@ -99,7 +115,7 @@ def check_parity(
         force: report a difference instead of raising.
 
     Raises:
-        squint.InputError: they differ by more than is allowed.
+        ParityError: they differ by more than is allowed; a squint.InputError.
     """
     sampled = rounding == "sample"
     if sampled and len(images) < FEWEST_STOCHASTIC:
@@ -116,10 +132,7 @@ def check_parity(
     )
     problem = next((p for p in (c.problem(max_disagreement) for c in comparisons) if p), None)
     if problem and not force:
-        raise InputError(
-            f"the exported graph does not match the ensemble: {problem} "
-            "(integer_sums=False is closer, force=True writes it)"
-        )
+        raise ParityError(problem, sampled)
     scores = ours.double().exp().mean(0) if sampled else ours
     return Parity(rounding, len(images), _accuracy(scores, labels), comparisons)
 

@@ -110,7 +110,9 @@ def _member_rows(prefix: str, member: nn.Module, counts: dict[str, int], passes:
         weight, bias = layer.weight, layer.bias
         wq = cast("StochasticQuantizer | None", getattr(layer, "weight_quantizer", None))
         aq = cast("StochasticQuantizer | None", getattr(layer, "activation_quantizer", None))
-        bits = FULL_BITS if wq is None else wq.bits
+        # A rival's layers have quantizers of their own kind, and say in how many bits they are deployed.
+        weight_bits, input_bits = getattr(layer, "deployed_bits", (FULL_BITS, FULL_BITS))
+        bits = weight_bits if wq is None else wq.bits
         others = (0 if bias is None else bias.numel()) + _steps(wq) + _steps(aq)
         parameters = weight.numel() + (0 if bias is None else bias.numel())
         counted += parameters
@@ -119,7 +121,7 @@ def _member_rows(prefix: str, member: nn.Module, counts: dict[str, int], passes:
                 name=f"{prefix}{name}",
                 parameters=parameters,
                 weight_bits=bits,
-                activation_bits=FULL_BITS if aq is None else aq.bits,
+                activation_bits=input_bits if aq is None else aq.bits,
                 multiplications=counts.get(name, 0),
                 passes=passes,
                 packed_bytes=math.ceil(weight.numel() * bits / 8) + 4 * others,

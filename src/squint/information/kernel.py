@@ -46,27 +46,38 @@ def label_gram(y: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def grams(zs: Sequence[Tensor], bandwidth: float | str, y: Tensor | None = None) -> Tensor:
     """Return the Gram matrices (members, n, n) of checked tensors of one dtype; see `gram`."""
+    return kernels(all_distances(zs), [z.shape[1] for z in zs], bandwidth, y)
+
+
+def all_distances(zs: Sequence[Tensor]) -> Tensor:
+    """Return the squared distances (members, n, n) of checked tensors of one dtype."""
+    if all(z.shape == zs[0].shape for z in zs):
+        return squared_distances(torch.stack(list(zs)))
+    return torch.stack([squared_distances(z) for z in zs])
+
+
+def kernels(d2: Tensor, widths: Sequence[int], bandwidth: float | str, y: Tensor | None = None) -> Tensor:
+    """Return the Gram matrices (members, n, n) of squared distances `d2` between rows of `widths` features.
+
+    The distances are the dear part, and are the same whether a rule looks at all pairs or, given `y`, at
+    those of one class.
+    """
     if isinstance(bandwidth, str):
         check_choice("bandwidth", bandwidth, BANDWIDTHS)
     elif isinstance(bandwidth, int | float):
         check_number("bandwidth", bandwidth, 0.0, open_low=True)
     else:
         raise InputTypeError(f"bandwidth must be a number or a word, got {type(bandwidth).__name__}")
-    n = zs[0].shape[0]
-    if all(z.shape == zs[0].shape for z in zs):
-        d2 = squared_distances(torch.stack(list(zs)))
-    else:
-        d2 = torch.stack([squared_distances(z) for z in zs])
     if bandwidth == "delta":
         return (d2 == 0).to(d2.dtype)
     with torch.no_grad():
         if isinstance(bandwidth, str):
-            allowed = ~torch.eye(n, dtype=torch.bool, device=d2.device)
+            allowed = ~torch.eye(d2.shape[-1], dtype=torch.bool, device=d2.device)
             if y is not None:
                 allowed &= y.unsqueeze(0) == y.unsqueeze(1)
-            sigma = _sigma(d2.detach(), allowed, bandwidth, [z.shape[1] for z in zs])
+            sigma = _sigma(d2.detach(), allowed, bandwidth, widths)
         else:
-            sigma = d2.new_full((len(zs),), float(bandwidth))
+            sigma = d2.new_full((len(d2),), float(bandwidth))
         # Zero scale stands for rows that coincide: the constant kernel, entropy 0.
         double_square = 2 * sigma.square()
         usable = double_square > torch.finfo(d2.dtype).tiny

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from squint._checks import check_labels, check_number
 from squint.information._inputs import check_members
-from squint.information.kernel import grams, label_gram
+from squint.information.kernel import all_distances, grams, kernels, label_gram
 from squint.information.renyi import gram_entropy
 
 
@@ -35,9 +35,10 @@ def pairwise_information(
 ) -> PairwiseInformation:
     """Return the information between every pair of members, as `renyi_mutual_information` gives it.
 
-    Every member's Gram matrix is computed once. At order 2 the joint term of all pairs is one matrix product
-    of the squared Gram matrices: ‖K_i ∘ K_j‖²_F = ⟨K_i², K_j²⟩. Differentiable. The diagonal holds a member
-    with its own copy. Formula, bias and limits: module `renyi`.
+    Every member's distances are computed once, and from them its Gram matrix, or two: given labels a
+    bandwidth rule looks at other pairs. At order 2 the joint term of all pairs is one matrix product of the
+    squared Gram matrices: ‖K_i ∘ K_j‖²_F = ⟨K_i², K_j²⟩. Differentiable. The diagonal holds a member with
+    its own copy. Formula, bias and limits: module `renyi`.
 
     Args:
         features: one (n, features_m) tensor per member; widths may differ.
@@ -49,8 +50,12 @@ def pairwise_information(
         InputError: an argument is bad (a member named by its place) or lengths differ.
     """
     zs = _checked(features, alpha)
-    labels = None if y is None else _pair_matrix(zs, _checked_labels(y, zs), alpha, bandwidth)
-    return PairwiseInformation(_pair_matrix(zs, None, alpha, bandwidth), labels)
+    d2, widths = all_distances(zs), [z.shape[1] for z in zs]
+    given = None
+    if y is not None:
+        y = _checked_labels(y, zs)
+        given = _pair_matrix(kernels(d2, widths, bandwidth, y), y, alpha)
+    return PairwiseInformation(_pair_matrix(kernels(d2, widths, bandwidth), None, alpha), given)
 
 
 def redundancy(
@@ -60,7 +65,7 @@ def redundancy(
 
     Arguments, errors and cost as for `pairwise_information`.
     """
-    return _pair_matrix(_checked(features, alpha), None, alpha, bandwidth).triu(1).sum()
+    return _pair_matrix(grams(_checked(features, alpha), bandwidth), None, alpha).triu(1).sum()
 
 
 def conditional_redundancy(
@@ -71,7 +76,8 @@ def conditional_redundancy(
     Arguments, errors and cost as for `pairwise_information`; the bandwidth looks at same-class pairs only.
     """
     zs = _checked(features, alpha)
-    return _pair_matrix(zs, _checked_labels(y, zs), alpha, bandwidth).triu(1).sum()
+    y = _checked_labels(y, zs)
+    return _pair_matrix(grams(zs, bandwidth, y), y, alpha).triu(1).sum()
 
 
 def _checked(features: Sequence[Tensor], alpha: float) -> list[Tensor]:
@@ -85,21 +91,21 @@ def _checked_labels(y: Tensor, zs: Sequence[Tensor]) -> Tensor:
     return y
 
 
-def _pair_matrix(zs: Sequence[Tensor], y: Tensor | None, alpha: float, bandwidth: float | str) -> Tensor:
-    """Return the (members, members) information matrix, conditional on `y` where it is given."""
-    k = grams(zs, bandwidth, y)
+def _pair_matrix(k: Tensor, y: Tensor | None, alpha: float) -> Tensor:
+    """Return the (members, members) information of Gram matrices `k`, conditional on `y` where given."""
     members, n = k.shape[:2]
+    labels = None if y is None else label_gram(y, k.dtype)
     if alpha == 2:
         squares = k.square().flatten(1)
-        weighted = squares if y is None else squares * label_gram(y, k.dtype).flatten()
+        weighted = squares if labels is None else squares * labels.flatten()
         marginal = -weighted.mean(1).log()
         joint = -((weighted @ squares.mT) / n**2).log()
-        known = 0.0 if y is None else -label_gram(y, k.dtype).mean().log()
+        known = 0.0 if labels is None else -labels.mean().log()
         return marginal.unsqueeze(0) + marginal.unsqueeze(1) - joint - known
     first, second = torch.triu_indices(members, members, device=k.device)
     products = torch.cat([k, k[first] * k[second], torch.ones_like(k[:1])])
-    if y is not None:
-        products = products * label_gram(y, k.dtype)
+    if labels is not None:
+        products = products * labels
     s = gram_entropy(products, alpha=alpha)
     upper = s[first] + s[second] - s[members:-1] - s[-1]
     matrix = k.new_zeros(members, members).index_put((first, second), upper)

@@ -28,6 +28,10 @@ from squint.report.style import (
 )
 from squint.report.table import norm_name, percent, select
 
+MOST_BANDS = 8
+"""Lines above this number are drawn without the bands of their intervals, which would cover each other."""
+_TWO_COLUMNS = 8
+
 
 def accuracy_figure(results: Results) -> FigureFiles | None:
     """Return accuracy against eps, or None where nothing was measured.
@@ -44,6 +48,7 @@ def accuracy_figure(results: Results) -> FigureFiles | None:
     presets = list(dict.fromkeys(r.preset_name for r in everything))
     attack = everything[0].attack_name
     sizes = sorted({r.n for r in everything})
+    bands = "the bands are 95 % intervals over images, " if len(series) <= MOST_BANDS else ""
     images = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
 
     def draw(scheme: Scheme) -> Figure:
@@ -59,7 +64,8 @@ def accuracy_figure(results: Results) -> FigureFiles | None:
             x, y = [p[0] for p in points], [100 * p[1] for p in points]
             low = [100 * p[2][0] for p in points]
             high = [100 * p[2][1] for p in points]
-            axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
+            if len(series) <= MOST_BANDS:
+                axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
             (handle,) = axes.plot(x, y, color=look.color, marker=look.marker, ls=look.dashes, ms=5, lw=1.6)
             handles[name] = handle
         axes.set_xlabel(f"{norm_name(everything[0].norm)} eps, in 1/255")
@@ -77,8 +83,8 @@ def accuracy_figure(results: Results) -> FigureFiles | None:
     return render(
         "accuracy_vs_eps",
         "Accuracy against eps",
-        f"Accuracy under {attack} ({'; '.join(presets)}) over {images} images; the bands are 95 % intervals "
-        f"over images, the points at eps 0 are clean accuracy.",
+        f"Accuracy under {attack} ({'; '.join(presets)}) over {images} images; {bands}"
+        "the points at eps 0 are clean accuracy.",
         f"Accuracy against eps under {attack}. {words}.",
         draw,
     )
@@ -112,10 +118,10 @@ def losses_figure(results: Results, epochs: dict[str, list[Epoch]]) -> FigureFil
         return None
 
     def draw(scheme: Scheme) -> Figure:
-        rows = -(-len(systems) // 2)
-        figure = new_figure(0.5 + 2.3 * rows)
+        columns = 2 if len(systems) <= _TWO_COLUMNS else 3
+        figure = new_figure(0.5 + (2.3 if columns == 2 else 1.7) * -(-len(systems) // columns))
         handles: dict[str, Any] = {}
-        for axes, name in zip(panels(figure, len(systems)), systems, strict=True):
+        for axes, name in zip(panels(figure, len(systems), columns), systems, strict=True):
             history = epochs[name]
             for i, term in enumerate(terms):
                 values = [epoch.terms.get(term, math.nan) for epoch in history]
@@ -135,7 +141,7 @@ def losses_figure(results: Results, epochs: dict[str, list[Epoch]]) -> FigureFil
                     ms=4,
                     markevery=max(1, len(history) // 6),
                 )
-            axes.set_title(shorten(results.title(name), 40), loc="left")
+            axes.set_title(shorten(results.title(name), 40 if columns == 2 else 26), loc="left")
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.supylabel("loss term", fontsize=10)

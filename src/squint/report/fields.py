@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from squint._checks import InputError, check_number
+from squint._checks import InputError, check_number, printable, shown
 
 Interval = tuple[float, float]
 _SLACK = 1e-6  # rounding of an interval's ends at 0 and 1
@@ -27,11 +27,11 @@ class Fields:
         return self.data[key]
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a string."""
+        """Return a string, characters that would steer a terminal or break an SVG replaced."""
         value = self._get(key) if default is None else self.data.get(key, default)
         if not isinstance(value, str):
-            raise InputError(f"{self.where}: {key} is {value!r}; allowed: text")
-        return value
+            raise InputError(f"{self.where}: {key} is {shown(value)}; allowed: text")
+        return printable(value)
 
     def number(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         """Return a finite number in [low, high]."""
@@ -54,10 +54,10 @@ class Fields:
         """Return two finite numbers, the lower one first."""
         value = self._get(key)
         if not isinstance(value, list) or len(value) != 2:
-            raise InputError(f"{self.where}: {key} is {value!r}; allowed: [lower, upper]")
+            raise InputError(f"{self.where}: {key} is {shown(value)}; allowed: [lower, upper]")
         a, b = (float(check_number(f"{self.where}: {key}", v, low, high)) for v in value)
         if a > b:
-            raise InputError(f"{self.where}: {key} is {value!r}; allowed: the lower end first")
+            raise InputError(f"{self.where}: {key} is {shown(value)}; allowed: the lower end first")
         return a, b
 
     def optional_interval(self, key: str, low: float = -_SLACK, high: float = 1 + _SLACK) -> Interval | None:

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from squint._checks import InputError, check_choice, parse_fraction
+from squint._checks import InputError, check_choice, parse_fraction, shown
 from squint.report.fields import Fields, Interval
+from squint.report.judgement import Judgement, parse_judgement
 
 FORMAT_VERSION = 1
 LADDER_PRESETS = ("standard", "exhaustive")
@@ -101,6 +102,18 @@ class System:
     weight_bits: str
     training_seconds: float | None
     description: str
+    stored_bits: int | None = None
+    bit_operations: int | None = None
+    training_passes: int | None = None
+    training_compute: float | None = None
+
+    @property
+    def compute(self) -> str:
+        """Training compute beside the headline's: equal within a twentieth, or the factor."""
+        ratio = self.training_compute
+        if ratio is None:
+            return "–"
+        return "equal" if abs(ratio - 1) <= 0.05 else f"× {ratio:.2g}"
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ class Results:
     systems: tuple[System, ...]
     records: tuple[Record, ...]
     plane: tuple[PlanePoint, ...]
+    judgement: Judgement | None = None
 
     def title(self, system: str) -> str:
         """Return the title of a system, or its name where no title is given."""
@@ -184,6 +198,7 @@ def parse_results(data: Any, where: str = "results.json") -> Results:
         systems=tuple(_system(f) for f in top.objects("systems")),
         records=tuple(_record(f) for f in top.objects("records")),
         plane=tuple(_point(f) for f in top.objects("plane")),
+        judgement=parse_judgement(top),
     )
 
 
@@ -200,6 +215,10 @@ def _system(f: Fields) -> System:
         weight_bits=str(f.data.get("weight_bits", "–")),
         training_seconds=f.optional_number("training_seconds"),
         description=f.text("description", ""),
+        stored_bits=f.optional_whole("stored_bits"),
+        bit_operations=f.optional_whole("bit_operations"),
+        training_passes=f.optional_whole("training_passes"),
+        training_compute=f.optional_number("training_compute"),
     )
 
 
@@ -207,10 +226,10 @@ def _record(f: Fields) -> Record:
     eps = f.text("eps")
     flags = f.data.get("red_flags") or []
     if not isinstance(flags, list):
-        raise InputError(f"{f.where}: red_flags is {flags!r}; allowed: a list")
+        raise InputError(f"{f.where}: red_flags is {shown(flags)}; allowed: a list")
     trusted = f.data.get("trusted")
     if not isinstance(trusted, bool):
-        raise InputError(f"{f.where}: trusted is {trusted!r}; allowed: true or false")
+        raise InputError(f"{f.where}: trusted is {shown(trusted)}; allowed: true or false")
     persistent = Fields(f.mapping("persistent"), f"{f.where}: persistent")
     return Record(
         system=f.text("system"),
@@ -233,13 +252,14 @@ def _record(f: Fields) -> Record:
         persistent_accuracy=f.optional_number("persistent_accuracy", 0, 1),
         persistent={q: persistent.number(q, 0, 1) for q, v in persistent.data.items() if v is not None},
         seconds=f.optional_number("seconds"),
-        flags=tuple(_flag(item, f.where) for item in flags),
+        flags=tuple(parse_flag(item, f.where) for item in flags),
         declared_trusted=trusted,
         tier=f.text("tier") if f.data.get("tier") else None,
     )
 
 
-def _flag(item: Any, where: str) -> Flag:
+def parse_flag(item: Any, where: str) -> Flag:
+    """Return a red flag, written as an object or as words alone; errors call its record `where`."""
     if isinstance(item, str):
         return Flag("finding", item, "")
     f = Fields(item, f"{where}: red_flags")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squint._checks import InputError
+from squint._checks import InputError, shown
+from squint._files import read_json, read_text
+from squint.evaluation.arrays import read_npz
 from squint.report.fields import Fields
 from squint.report.results import Results, parse_results
+
+MAX_RECIPE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def read_run(folder: Path) -> Run:
     """Return the contents of a run folder.
 
     Args:
-        folder: holds `results.json`, and where they exist `config.yaml`, `log.jsonl` and `examples/*.npz`.
+        folder: holds `results.json`, and where they exist `plane.json` (whose points replace those of the
+            study), `config.yaml`, `log.jsonl` and `examples/*.npz`.
 
     Raises:
         InputError: if there is no `results.json`, or a file is corrupt; the message names the file.
@@ -71,32 +74,43 @@ def read_run(folder: Path) -> Run:
     path = folder / "results.json"
     if not path.is_file():
         raise InputError(f"{folder} has no results.json; needed: the folder of a run")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    data = read_json(path)
+    plane = folder / "plane.json"
+    if plane.is_file():
+        data = _with_plane(data, plane)
     config = folder / "config.yaml"
     log = folder / "log.jsonl"
     files = sorted((folder / "examples").glob("*.npz"))
     return Run(
         results=parse_results(data, str(path)),
-        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        config=read_text(config, MAX_RECIPE_BYTES) if config.is_file() else "",
         epochs=_read_log(log) if log.is_file() else {},
         examples={file.stem: _read_examples(file) for file in files},
     )
 
 
+def _with_plane(data: Any, path: Path) -> Any:
+    """Return a run's results with the points that `squint profile` measured in place of the study's own."""
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        return data
+    return data | {"plane": Fields(measured, str(path)).data.get("rows")}
+
+
 def _read_log(path: Path) -> dict[str, list[Epoch]]:
     """Return the epochs by system; of an epoch that a resumed run repeated, the later line counts."""
     found: dict[str, dict[int, Epoch]] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline yet: the run is still writing it
                 continue
             raise InputError(f"{where} is not valid JSON: {error}") from None
@@ -114,18 +128,16 @@ def _term(value: Any, where: str) -> float:
     if value is None:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where} is {value!r}; allowed: a number")
+        raise InputError(f"{where} is {shown(value)}; allowed: a number")
     return float(value)
 
 
 def _read_examples(path: Path) -> Examples:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in Examples.__dataclass_fields__}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    except KeyError as error:
-        raise InputError(f"{path} is incomplete: {error.args[0]}") from None
+    found: dict[str, Any] = dict(read_npz(path))
+    missing = [name for name in Examples.__dataclass_fields__ if name not in found]
+    if missing:
+        raise InputError(f"{path} is incomplete: {missing[0]}")
+    arrays = {name: found[name] for name in Examples.__dataclass_fields__}
     n = len(arrays["index"]) if arrays["index"].ndim == 1 else -1
     for name, dimensions in (("label", 1), ("clean", 4), ("adversarial", 4), ("clean_votes", 2),
                              ("adversarial_votes", 2), ("error_share", 1)):  # fmt: skip
@@ -135,7 +147,15 @@ def _read_examples(path: Path) -> Examples:
     for name, other in (("adversarial", "clean"), ("adversarial_votes", "clean_votes")):
         if arrays[name].shape != arrays[other].shape:
             raise InputError(f"{path}: {name} has shape {arrays[name].shape}; allowed: that of {other}")
-    for name in ("clean", "adversarial"):
-        if arrays[name].dtype != np.uint8:
-            raise InputError(f"{path}: {name} has dtype {arrays[name].dtype}; allowed: uint8")
+    for names, words, kinds, size in (
+        (("clean", "adversarial"), "uint8", "u", 1),
+        (("index", "label", "clean_votes", "adversarial_votes"), "whole numbers", "iu", None),
+        (("error_share",), "numbers", "f", None),
+    ):
+        for name in names:
+            dtype = arrays[name].dtype
+            if dtype.kind not in kinds or size not in (None, dtype.itemsize):
+                raise InputError(f"{path}: {name} has dtype {dtype}; allowed: {words}")
+    if 0 in arrays["clean"].shape[1:]:
+        raise InputError(f"{path}: clean has shape {arrays['clean'].shape}; allowed: images with pixels")
     return Examples(**arrays)

@@ -1,4 +1,4 @@
-"""The comparison table and the headline sentence, for the page and for the terminal."""
+"""The comparison's rows, the headline sentence and the findings, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from squint.report.fields import Interval
 from squint.report.results import PRESET_NAMES, Flag, Record, Results, parse_results
@@ -167,56 +162,33 @@ def headline_of(results: Results, rows: Sequence[TableRow]) -> Headline:
     return Headline(row.system, sentence, "trusted" if row.trusted else "UNTRUSTED", row.trusted, row.reasons)
 
 
-def print_table(results: dict[str, Any], console: Console) -> None:
-    """Print the comparison, its headline and every red flag; laid out for 100 columns.
+@dataclass(frozen=True)
+class FlagGroup:
+    """One finding and the systems it was made on."""
+
+    titles: tuple[str, ...]
+    kind: str
+    message: str
+    measured: str
+
+    def systems(self, measured_systems: int) -> str:
+        """Return the systems in words: all that were measured by that name."""
+        if len(self.titles) == measured_systems > 1:
+            return "every system"
+        return "; ".join(self.titles)
+
+
+def flag_groups(rows: Sequence[TableRow]) -> list[tuple[str, FlagGroup]]:
+    """Return every finding once, with the systems it speaks against; rows that are trusted have none.
 
     Args:
-        results: the parsed contents of `results.json`.
-        console: where it is printed.
-
-    Raises:
-        InputError: on a value that is not allowed.
+        rows: of the comparison.
     """
-    parsed = parse_results(results)
-    rows = rows_of(parsed)
-    presets = list(dict.fromkeys(row.preset for row in rows if row.record is not None))
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("system", overflow="fold", min_width=8)
-    table.add_column("tier", justify="center")
-    table.add_column("clean\n%", justify="right", no_wrap=True)
-    table.add_column("robust %\n[95 % interval]", justify="right", no_wrap=True)
-    table.add_column("1 draw\n%", justify="right", no_wrap=True)
-    table.add_column(f"pers. %\nq={PERSISTENT_QUERIES}", justify="right", no_wrap=True)
-    table.add_column("S", justify="right", no_wrap=True)
-    table.add_column("steps×eot\n×restarts", overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("trusted", no_wrap=True, min_width=len("UNTRUSTED"))
-    for row in rows:
-        cells = [
-            row.title,
-            row.tier,
-            percent(row.clean),
-            f"{percent(row.robust)} {interval(row.ci95)}".strip(),
-            percent(row.single_draw),
-            percent(row.persistent),
-            _whole(row.draws),
-            row.budget.replace(" ", "") + (f"\n{row.preset}" if len(presets) > 1 else ""),
-            _whole(row.n),
-            row.verdict,
-        ]
-        style = "" if row.trusted or row.record is None else "yellow"
-        table.add_row(*(Text(cell) for cell in cells), style=style)
-    attack = next((row.record.attack_name for row in rows if row.record), parsed.headline_attack)
-    console.print(
-        Text(f"Under {attack} at eps {parsed.headline_eps}: {'; '.join(presets) or 'nothing measured'}")
-    )
-    console.print(table)
-    headline = headline_of(parsed, rows)
-    console.print(Text(f"{headline.sentence} {headline.verdict.upper()}."))
-    for row in rows:
-        for reason in row.reasons:
-            console.print(Text(f"  {row.title}: {reason}"))
-
-
-def _whole(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
+    found: dict[tuple[str, str, str], list[str]] = {}
+    measured = [row for row in rows if row.record is not None]
+    for row in measured:
+        reasons = [Flag("no flag", reason, "") for reason in row.reasons] if not row.flags else row.flags
+        for flag in () if row.trusted else reasons:
+            found.setdefault((flag.kind, flag.message, flag.measured), []).append(row.title)
+    groups = [FlagGroup(tuple(titles), *key) for key, titles in found.items()]
+    return [(group.systems(len(measured)), group) for group in groups]

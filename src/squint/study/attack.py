@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squint import data as D
-from squint._checks import InputError, check_number
+from squint._checks import InputError, check_choice, check_number
+from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport, evaluate
-from squint.evaluation.settings import named_settings, radii_of
+from squint.evaluation.budgets import PRESETS
+from squint.evaluation.settings import NAMED, SEED_PROTOCOL, named_settings, radii_of
 from squint.export import load
 from squint.models import spec_of
 from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
+from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
+from squint.study.published import kept_images
+from squint.zoo import is_shipped, resolved
 
 ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
 """What holds for a file that is in no run folder: digits, the seed protocol at 5/255."""
@@ -28,6 +33,7 @@ class AttackOptions:
     Examples:
       squint attack runs/digits --eps 16/255 32/255
       squint attack runs/digits/weights/stochastic.safetensors --attacks fgsm pgd pgd-eot10
+      squint attack runs/digits --attacks quick --images 100
       squint attack mine.safetensors --dataset folder:images --output records.json
     """
 
@@ -36,9 +42,10 @@ class AttackOptions:
     data_dir: str | None = None
     """Folder with the data set's files; default: the run's, or the cache."""
     eps: tuple[str, ...] = ()
-    """L-infinity radii, as fractions such as 5/255; default: the run's, or 5/255."""
+    """L-infinity radii, as fractions such as 5/255; default: the run's (its headline's for the ladder)."""
     attacks: tuple[str, ...] = ()
-    """pgd (the seed protocol), fgsm or pgd-eot10; default: the run's, or pgd."""
+    """pgd (the seed protocol), fgsm, pgd-eot10, or a budget of the ladder: quick, standard or exhaustive;
+    default: the run's, or pgd."""
     images: int | None = None
     """Test images, from the first; default: as many as the run's, or 500."""
     draws: int | None = None
@@ -47,35 +54,67 @@ class AttackOptions:
     """Fresh deployments of every image that are scored; default: the run's, or 64."""
     seed: int | None = None
     """Base of every random stream; default: the run's, or 0."""
+    folder: Path | None = None
+    """Where the ladder keeps evidence, and outcomes from which a stopped one goes on; default: the run's."""
 
 
 def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[RobustnessReport]:
     """Return one report per weights file.
 
     Args:
-        path: a file from `squint.save`, or a run folder; the recipe of the run it is or lies in gives what
-            `options` leaves open.
+        path: a file from `squint.save`, a run folder or the name of a shipped model; the recipe of the run it
+            is or lies in gives what `options` leaves open.
         options: what to attack, and how.
         bar: where progress goes.
 
     Raises:
         squint.InputError: no weights, weights for other images than these, or an option out of range.
     """
-    recipe, files = targets(path)
+    recipe, files = targets(resolved(path))
     known = recipe or ALONE
-    settings = named_settings(options.attacks or known.attack.attacks)
-    radii = radii_of(options.eps or (known.eps, *known.curve), settings)
+    names = options.attacks or known.attack.attacks
+    for name in names:
+        check_choice("attacks", name, [*NAMED, *PRESETS])
+    budgets = [PRESETS[name] for name in dict.fromkeys(names) if name in PRESETS]
+    others = [name for name in names if name not in PRESETS]
+    settings = named_settings(others) if others else []
+    radii = radii_of(options.eps or (known.eps, *known.curve), settings or [SEED_PROTOCOL])
+    heights = radii_of(options.eps or (known.eps,), [SEED_PROTOCOL]) if budgets else []
     images = check_number("images", _first(options.images, known.attack.images), 1, whole=True)
     resubmissions = check_number(
         "resubmissions", _first(options.resubmissions, known.attack.resubmissions), 1
     )
     check_number("draws", _first(options.draws, 1), 1)
     systems = [(file, load(file)) for file in files]
-    test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
+    own = options.dataset is None and options.data_dir is None
+    test = kept_images(files[0].parent.parent) if own else None
+    if test is None:
+        test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
     for file, ens in systems:
         check_fit(file, ens, test)
     reports = []
     for file, ens in systems:
+        tier = recipe.systems[file.stem].tier if recipe else "A"
+        for budget in budgets:
+            report = climb_weights(
+                file.stem,
+                ens,
+                test,
+                heights,
+                budget,
+                draws=options.draws,
+                resubmissions=resubmissions,
+                seed=_first(options.seed, known.seed),
+                images=images,
+                batch_size=known.attack.batch_size,
+                tier=tier,
+                sources=_sources(recipe, file),
+                folder=options.folder or (_home(file) if recipe else None),
+                bar=bar,
+            )
+            reports.append(report)
+        if not settings:
+            continue
         bar.start(f"attack {file.stem}", min(images, len(test)) * len(radii) * len(settings))
         report = evaluate(
             ens,
@@ -88,11 +127,23 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
             seed=_first(options.seed, known.seed),
             limit=images,
             batch_size=known.attack.batch_size,
-            tier=recipe.systems[file.stem].objective.tier if recipe else "A",
+            tier=tier,
             progress=lambda done, _: bar.move(done),
         )
         reports.append(report)
     return reports
+
+
+def _home(file: Path) -> Path:
+    """Return where a system's evidence is kept: its run folder, but nothing is written into the package."""
+    run = file.parent.parent
+    return Path("runs") / run.name if is_shipped(run) else run
+
+
+def _sources(recipe: RecipeConfig | None, file: Path) -> dict[str, AnyModel]:
+    """Return the other systems of a run: the ladder tries attacks on them, too."""
+    others = (file.with_stem(name) for name in (recipe.systems if recipe else ()) if name != file.stem)
+    return {other.stem: load(other).eval() for other in others if other.is_file()}
 
 
 def _first(given: int | None, default: int) -> int:

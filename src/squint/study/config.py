@@ -11,48 +11,16 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from squint._checks import check_bits, check_choice, format_fraction, nearest, parse_fraction
+from squint._checks import InputError, check_choice, format_fraction, parse_fraction
+from squint.baselines import Rival, Setup, make_rival
 from squint.data import NAMES
 from squint.evaluation.settings import named_settings
 from squint.models import MODELS
+from squint.study.member_config import MemberConfig as MemberConfig
 from squint.training import ObjectiveConfig, TrainConfig
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
 _SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-@dataclass(config=_FROZEN)
-class MemberConfig:
-    """How one member is quantized; bits None keep full precision."""
-
-    weight_bits: int | None = None
-    """1..8: of the weights of all layers but the first and the last."""
-    activation_bits: int | None = None
-    """1..8: of the inputs of all layers but the first and the last."""
-    first_last_bits: int | None = None
-    """1..8: of weights and inputs of the first and the last layer."""
-    input_bits: int | None = None
-    """1..8: of the image."""
-    noise: Literal["uniform", "logistic", "gaussian"] = "uniform"
-    """Family of the quantizers' noise."""
-    input_width: float = Field(default=1.0, ge=0)
-    """Noise width of the image's quantizer, in steps; 0 for none."""
-    activation_width: float = Field(default=0.0, ge=0)
-    """Noise width of the activations' quantizers, in steps; 0 for none."""
-    granularity: Literal["element", "channel", "example", "tensor"] = "element"
-    """What shares one draw of the noise."""
-
-    @field_validator("weight_bits", "activation_bits", "first_last_bits", "input_bits")
-    @classmethod
-    def _bits(cls, value: int | None) -> int | None:
-        check_bits("bits", value)
-        return value
-
-    @property
-    def quantized(self) -> bool:
-        """Whether anything is quantized at all."""
-        bits = (self.weight_bits, self.activation_bits, self.first_last_bits, self.input_bits)
-        return any(value is not None for value in bits)
 
 
 @dataclass(config=_FROZEN)
@@ -69,8 +37,36 @@ class SystemConfig:
     """Noise samples S per member of the deployed prediction."""
     training_draws: int = Field(default=1, ge=1)
     """Noise samples per member and training step."""
+    epochs: int | None = Field(default=None, ge=0)
+    """Epochs of this system; None: the recipe's, or what equal compute asks for."""
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     """The terms of the training loss."""
+    rival: str | None = None
+    """A published defence in the place of squint's own, by name: see docs/rivals.md; None: squint's own."""
+    rival_options: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the rival's own settings."""
+
+    @property
+    def defence(self) -> Rival:
+        """The rival, or one that changes nothing."""
+        return Rival() if self.rival is None else make_rival(self.rival, self.rival_options)
+
+    @property
+    def tier(self) -> str:
+        """The training tier of DESIGN section 4: that of the rival or of the loss, whichever sees more."""
+        return max(self.defence.tier, self.objective.tier)
+
+    def setup(self, eps: float, total_steps: int = 0) -> Setup:
+        """Return what the defence is told of this system, of the study's radius and of its training."""
+        return Setup(
+            members=self.defence.member_count(len(self.members)),
+            quantized=any(member.quantized for member in self.members),
+            draws=self.draws,
+            training_draws=self.training_draws,
+            objective=self.objective,
+            eps=eps,
+            total_steps=total_steps,
+        )
 
     @model_validator(mode="after")
     def _trainable(self) -> SystemConfig:
@@ -81,6 +77,9 @@ class SystemConfig:
                 f"training_draws is {self.training_draws}; allowed: 2 or more where objective.agreement is "
                 f"above 0 (here {self.objective.agreement:g})"
             )
+        if self.rival is None and self.rival_options:
+            raise ValueError("rival_options is set without a rival; allowed: with one")
+        _ = self.defence  # which checks the options
         return self
 
 
@@ -88,10 +87,14 @@ class SystemConfig:
 class AttackConfig:
     """How the systems are attacked and scored."""
 
+    split: Literal["test", "validation"] = "test"
+    """Which images are attacked: a search among configurations attacks validation, never test images."""
     images: int = Field(default=500, ge=1)
-    """Test images that are attacked, from the first."""
+    """Images that are attacked, from the first."""
     ladder: Literal["quick", "standard", "exhaustive"] | None = None
     """Budget of the ladder at the headline's radius; None: it is not climbed, and no figure is trusted."""
+    ladder_images: int | None = Field(default=None, ge=1)
+    """Images on which the ladder is climbed, from the first; None: all that are attacked."""
     attacks: tuple[str, ...] = ("seed",)
     """seed (the seed protocol), fgsm or pgd-eot10, run one after another; the first is the headline's."""
     resubmissions: int = Field(default=64, ge=1)
@@ -132,6 +135,10 @@ class RecipeConfig:
     """Training, shared by all systems; their own objectives and training_draws replace the ones here."""
     attack: AttackConfig = Field(default_factory=AttackConfig)
     """Attack and scoring."""
+    equal_compute: bool = False
+    """Give every system the forward passes of the headline's training, by more epochs; never by fewer."""
+    kind: Literal["comparison", "hypothesis"] = "comparison"
+    """comparison of systems; hypothesis: also of their members and subsets, at equal draws and budgets."""
     eps: str = "5/255"
     """L-infinity radius of the headline, a fraction in [0, 1]."""
     curve: tuple[str, ...] = ("2/255", "8/255")
@@ -165,8 +172,6 @@ class RecipeConfig:
     @field_validator("train")
     @classmethod
     def _train(cls, value: TrainConfig) -> TrainConfig:
-        if value.devices != 1:
-            raise ValueError(f"train.devices is {value.devices}; allowed in a study: 1")
         if value.objective != ObjectiveConfig() or value.draws != 1:
             raise ValueError(
                 "train.objective and train.draws are set; allowed in a study: the objective and "
@@ -189,6 +194,11 @@ class RecipeConfig:
             raise ValueError("systems is empty; allowed: one system or more")
         if self.headline is not None:
             check_choice("headline", self.headline, self.systems)
+        for name, system in self.systems.items():
+            try:
+                system.defence.check(system.setup(parse_fraction("eps", self.eps)))
+            except InputError as error:
+                raise ValueError(f"systems.{name}: {error}") from None
         return self
 
     @property
@@ -207,46 +217,6 @@ def _radius(value: Any) -> Any:
 
 ADAPTER = TypeAdapter(RecipeConfig)
 """Makes a `RecipeConfig` of plain data, checked, and plain data of it."""
-
-_INSIDE = {
-    "train": TrainConfig,
-    "attack": AttackConfig,
-    "systems": SystemConfig,
-    "members": MemberConfig,
-    "objective": ObjectiveConfig,
-}
-
-
-def fields_at(path: tuple[str | int, ...]) -> list[str]:
-    """Return the names of the fields that are allowed at a place of a recipe."""
-    kind: Any = RecipeConfig
-    named = False
-    for part in path:
-        # What follows `systems` and `members` is a system's name or a member's number.
-        named, before = part in ("systems", "members") and not named, named
-        if not before:
-            kind = _INSIDE.get(str(part), kind)
-    return list(kind.__dataclass_fields__)
-
-
-def problem(error: Mapping[str, Any]) -> str:
-    """Return one of pydantic's errors as place, value and what is allowed."""
-    *path, last = error["loc"] or ("recipe",)
-    place = ".".join(str(part) for part in (*path, last))
-    if error["type"] == "unexpected_keyword_argument":
-        return f"unknown key {place}{nearest(str(last), fields_at(tuple(path)))}"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if error["type"] != "value_error":
-        return f"{place} is {_short(error['input'])}; allowed: {message}"
-    # Our own checks say what is allowed; those of a whole section also name the field.
-    if isinstance(error["input"], str | int | float | list | tuple | None) and "; allowed: " in message:
-        return f"{place} is {_short(error['input'])}; allowed: {message.split('; allowed: ', 1)[1]}"
-    return message if place in ("recipe", "train") else f"{place}: {message}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def to_plain(config: RecipeConfig) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import io
 import json
 import shutil
 from pathlib import Path
@@ -12,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from squint._checks import InputError
-from squint._files import read_json, write_bytes, write_json, write_text
+from squint._files import read_json, read_text, remove_file, write_json, write_text
+from squint.evaluation.arrays import write_npz
 from squint.study.config import RecipeConfig, decisive, first_difference
+from squint.study.keeping import LOCK, Lock, check_version, environments, file_digest
 from squint.study.recipes import read_recipe, to_yaml
 
-_LOCK = ".lock"
 _OWN = (
+    "run.json",
     "results.json",
     "report.html",
     "log.jsonl",
@@ -26,7 +26,17 @@ _OWN = (
     "verdicts.json",
     "detection.json",
 )
-_OWN_FOLDERS = ("checkpoints", "weights", "examples", "figures", "systems", "ladder", "evidence")
+_OWN_FOLDERS = (
+    "checkpoints",
+    "weights",
+    "examples",
+    "figures",
+    "systems",
+    "ladder",
+    "evidence",
+    "detection",
+    "detectors",
+)
 
 
 class RunFolder:
@@ -47,27 +57,24 @@ class RunFolder:
         check_folder(path, config, resume=resume, overwrite=overwrite)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / _LOCK, "a")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        self._lock = Lock(path)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another process may have used the folder between the first look and the lock.
             check_folder(path, config, resume=resume, overwrite=overwrite)
             if overwrite:
                 self._clear()
             write_text(path / "config.yaml", to_yaml(config))
+            self.environments = environments(path)
             self._events = self._read_log()
-        except BlockingIOError:
-            self._lock.close()
-            raise InputError(f"{path} is in use by another squint process") from None
         except BaseException:
             self._lock.close()
             raise
 
     def _clear(self) -> None:
         for name in _OWN:
-            (self.path / name).unlink(missing_ok=True)
+            remove_file(self.path / name)
         for name in _OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -107,6 +114,54 @@ class RunFolder:
         """Return the file of a system's records."""
         return self.path / "systems" / f"{system}.json"
 
+    def finish_training(self, system: str, seconds: float) -> None:
+        """Note that a system's weights are final, and let go of its checkpoint."""
+        facts = {"seconds": seconds, "sha256": file_digest(self.weights(system))}
+        write_json(self.training(system), facts)
+        remove_file(self.checkpoint(system))
+
+    def training_seconds(self, system: str) -> float | None:
+        """Return how long a system's finished training took, or None where it is still to be done.
+
+        Raises:
+            squint.InputError: the weights are not those that the training wrote, or the note is damaged.
+        """
+        weights, note = self.weights(system), self.training(system)
+        if not (weights.exists() and note.exists()):
+            return None
+        again = f"to train {system} again"
+        facts = _own(note, again)
+        seconds, digest = facts.get("seconds"), facts.get("sha256")
+        if not isinstance(seconds, int | float):
+            raise InputError(f"{note} is damaged: remove it {again}")
+        # Folders from before digests were kept have none.
+        if digest is not None and digest != file_digest(weights):
+            raise InputError(
+                f"{weights} is not the file that its training wrote: put that one back, or remove it {again}"
+            )
+        # Where the process ended between the note and this.
+        remove_file(self.checkpoint(system))
+        return float(seconds)
+
+    def finished_attack(self, system: str) -> dict[str, Any] | None:
+        """Return a system's facts, records and plane points, or None where it is still to be attacked.
+
+        Raises:
+            squint.InputError: the file is damaged, or another system's.
+        """
+        path = self.outcome(system)
+        if not path.exists():
+            return None
+        again = f"to attack {system} again"
+        outcome = _own(path, again)
+        facts, records = outcome.get("system"), outcome.get("records")
+        listed = records if isinstance(records, list) else [None]
+        own = isinstance(facts, dict) and facts.get("name") == system
+        own = own and all(isinstance(each, dict) and each.get("system") == system for each in listed)
+        if not own or not isinstance(outcome.get("plane"), list):
+            raise InputError(f"{path} does not hold the records of {system}: remove it {again}")
+        return outcome
+
     def log(self, system: str, entry: dict[str, Any]) -> None:
         """Put an epoch's entry in `log.jsonl`, in the place of one of the same system and epoch."""
         entry = {**entry, "system": system}
@@ -119,8 +174,8 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (ValueError, TypeError, OSError):
+            return [dict(json.loads(line)) for line in read_text(path).splitlines()]
+        except (ValueError, TypeError, RecursionError):
             raise InputError(f"{path} is not readable: remove it to go on without the log so far") from None
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -129,9 +184,7 @@ class RunFolder:
 
     def write_examples(self, system: str, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
         """Write a system's attacked images as compressed arrays."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(self.examples(system), buffer.getvalue())
+        write_npz(self.examples(system), arrays)
 
 
 def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: bool) -> None:
@@ -151,6 +204,7 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
         raise InputError(f"{path} is no run folder of squint's (no config.yaml): name another --output")
     if overwrite:
         return
+    check_version(path)
     if not resume:
         raise InputError(f"{path} exists: continue it with --resume or replace it with --overwrite")
     difference = first_difference(decisive(read_config(path)), decisive(config))
@@ -161,9 +215,20 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
         )
 
 
+def _own(path: Path, again: str) -> dict[str, Any]:
+    """Return one of the run's own files, or say what to do about it."""
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; remove it {again}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: remove it {again}")
+    return content
+
+
 def _is_leftover(name: str) -> bool:
     """Return whether a process that was killed before it wrote anything else leaves such a file behind."""
-    return name == _LOCK or (name.startswith(".config.yaml.") and name.endswith(".tmp"))
+    return name == LOCK or (name.startswith(".config.yaml.") and name.endswith(".tmp"))
 
 
 def read_config(path: Path) -> RecipeConfig:
@@ -175,6 +240,7 @@ def read_config(path: Path) -> RecipeConfig:
     file = path / "config.yaml"
     if not file.is_file():
         raise InputError(f"{path} is no run folder of squint's: it has no config.yaml")
+    check_version(path)
     return read_recipe(file)
 
 
@@ -186,6 +252,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     if not (path / "results.json").is_file():
         raise InputError(f"{path} is no folder of a finished run: it has no results.json")
+    check_version(path)
     results = read_json(path / "results.json")
     if not isinstance(results, dict):
         raise InputError(f"{path / 'results.json'} holds no results")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from squint._checks import InputError, nearest
-from squint.study.config import ADAPTER, RecipeConfig, problem, to_plain
+from squint._checks import InputError, check_choice, nearest
+from squint.study.config import ADAPTER, RecipeConfig, to_plain
+from squint.study.problems import problem
 
-MAX_RECIPE_BYTES = 2**20
+MAX_RECIPE_BYTES = 2**17
+_SHOWN = 20
+FAMILIES = ("study", "hypothesis")
+"""Names that stand for one recipe per data set."""
 
 
 def recipe_names() -> list[str]:
@@ -31,12 +35,36 @@ def load_recipe(name: str) -> RecipeConfig:
     if name.endswith((".yaml", ".yml")):
         return read_recipe(Path(name))
     if name not in recipe_names():
+        known = [*FAMILIES, *recipe_names()]
         raise InputError(
-            f"recipe is {name!r}; allowed: {', '.join(recipe_names())}, or the path of a .yaml file"
-            f"{nearest(name, recipe_names())}"
+            f"recipe is {name!r}; allowed: {', '.join(known)}, or the path of a .yaml file"
+            f"{nearest(name, known)}"
         )
     text = (resources.files("squint") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_recipe(text, name)
+
+
+def chosen_recipe(name: str, words: Sequence[str]) -> RecipeConfig:
+    """Return the recipe that a command line names: `study` and `hypothesis` have one for each data set.
+
+    Args:
+        name: what stands where the recipe's name belongs.
+        words: what follows; `--dataset` chooses among the recipes of `study` or `hypothesis`, else digits.
+
+    Raises:
+        squint.InputError: see `load_recipe`; or there is no such recipe for that data set.
+    """
+    if name not in FAMILIES:
+        return load_recipe(name)
+    known = [other.removeprefix(f"{name}-") for other in recipe_names() if other.startswith(f"{name}-")]
+    dataset = "digits"
+    for word, after in zip(words, [*words, ""][1:], strict=True):
+        if word == "--dataset":
+            dataset = after
+        elif word.startswith("--dataset="):
+            dataset = word.removeprefix("--dataset=")
+    check_choice(f"--dataset of {name}", dataset, known)
+    return load_recipe(f"{name}-{dataset}")
 
 
 def read_recipe(path: Path) -> RecipeConfig:
@@ -49,7 +77,7 @@ def read_recipe(path: Path) -> RecipeConfig:
         raise InputError(f"recipe file {path} does not exist")
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise InputError(f"recipe file {path} is larger than {MAX_RECIPE_BYTES >> 20} MiB")
+            raise InputError(f"recipe file {path} is larger than {MAX_RECIPE_BYTES >> 10} KiB")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not readable YAML: it is not UTF-8 text") from None
@@ -80,12 +108,14 @@ def checked(plain: Mapping[str, Any], source: str) -> RecipeConfig:
         source: what errors begin with.
 
     Raises:
-        squint.InputError: one line that names every field that is not allowed.
+        squint.InputError: one line that names every field that is not allowed, up to twenty.
     """
     try:
         return ADAPTER.validate_python(plain)
     except ValidationError as error:
-        raise InputError(source + "; ".join(problem(e) for e in error.errors(include_url=False))) from None
+        found = error.errors(include_url=False)
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise InputError(source + "; ".join(problem(e) for e in found[:_SHOWN]) + more) from None
 
 
 def to_yaml(config: RecipeConfig) -> str:
@@ -105,6 +135,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no plain text", problem_mark=key.start_mark)
             if key.value in seen:
                 problem = f"the key {key.value!r} stands there twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)

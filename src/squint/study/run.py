@@ -8,32 +8,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from squint import _ranks
 from squint import data as D
-from squint._checks import InputError, parse_fraction
-from squint._files import read_json, write_json
-from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint._checks import parse_fraction
+from squint._files import write_json
+from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
-from squint.evaluation import Record, RobustnessReport, evaluate
-from squint.evaluation.information_plane import plane_rows
+from squint.evaluation import RobustnessReport, evaluate
+from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.ladder_report import ATTACK as LADDER
 from squint.evaluation.ladder_report import ladder_report
-from squint.evaluation.settings import named_settings, radii_of
-from squint.evaluation.threats import Setting
+from squint.evaluation.settings import AttackSetting, named_settings, radii_of
 from squint.export import load, save
 from squint.report import write_report
 from squint.study.config import RecipeConfig, config_hash, radius_text
+from squint.study.costs import costs_of, epochs_of
 from squint.study.folder import RunFolder, check_folder, read_results
+from squint.study.hypothesis import Plan, plan_of
+from squint.study.hypothesis_verdict import judge
+from squint.study.images import images_of
+from squint.study.job import bring_together, opened, with_devices
+from squint.study.outcomes import examples_of, plane_of
 from squint.study.progress import Bar, Silence
 from squint.study.systems import build_system, describe_system, environment
 from squint.training import Watcher, fit
 
 FORMAT_VERSION = 1
-_SHOWN = 64
+_SOURCES = ("full-precision", "adversarial-training")
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,31 @@ class Study:
     data: D.Splits
     folder: RunFolder
     bar: Bar
+    plan: Plan | None = None
 
     def train(self, name: str) -> tuple[Ensemble, float]:
         """Return a system's trained ensemble and its training time in seconds, from its files if possible."""
-        weights, facts = self.folder.weights(name), self.folder.training(name)
-        if weights.exists() and facts.exists():
-            return load(weights), float(read_json(facts)["seconds"])
+        done = self.folder.training_seconds(name)
+        if done is not None:
+            return load(self.folder.weights(name)), done
+        if self.plan is not None and name in self.plan.parts:
+            return self._put_together(name, self.plan.parts[name])
         recipe, system = self.recipe, self.recipe.systems[name]
         config = replace(
             recipe.train,
+            epochs=epochs_of(recipe, name),
             objective=system.objective,
             draws=system.training_draws,
             seed=recipe.train.seed + recipe.seed,
         )
-        ens = build_system(recipe, name, self.data.train)
-        self.bar.start(f"train {name}", config.epochs * (len(self.data.train) // config.batch_size))
+        ens = (
+            self.plan.built(name, self.data.train)
+            if self.plan
+            else build_system(recipe, name, self.data.train)
+        )
+        total = config.epochs * (len(self.data.train) // config.batch_size)
+        setup = system.setup(parse_fraction("eps", recipe.eps), total)
+        self.bar.start(f"train {name}", total)
         note = {"text": ""}
 
         def epoch(entry: dict[str, Any]) -> None:
@@ -71,6 +84,7 @@ class Study:
             ens,
             self.data.train,
             config,
+            system.defence.objective(setup),
             validation=self.data.validation if len(self.data.validation) else None,
             checkpoint=self.folder.checkpoint(name),
             watcher=watcher,
@@ -79,23 +93,35 @@ class Study:
             self.folder.log(name, entry)
         seconds = entries[-1]["seconds"] if entries else 0.0
         ens = ens.cpu()
-        save(ens, weights)
-        write_json(facts, {"seconds": seconds})
-        self.folder.checkpoint(name).unlink(missing_ok=True)
+        self._keep(name, ens, seconds)
         return ens, seconds
+
+    def _put_together(self, name: str, parts: Sequence[str]) -> tuple[Ensemble, float]:
+        """Return an ensemble of members that are trained apart, and the time that they took together."""
+        trained = [self.train(part) for part in parts]
+        ens = Ensemble([each.members[0] for each, _ in trained], self.recipe.systems[name].draws).eval()
+        seconds = sum(seconds for _, seconds in trained)
+        self._keep(name, ens, seconds)
+        return ens, seconds
+
+    def _keep(self, name: str, ens: Ensemble, seconds: float) -> None:
+        def keep() -> None:
+            save(ens, self.folder.weights(name))
+            self.folder.finish_training(name, seconds)
+
+        _ranks.first(keep)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Return a system's facts, records and plane points; attacks it unless that was done."""
-        path = self.folder.outcome(name)
-        if path.exists():
-            stored: dict[str, Any] = read_json(path)
+        stored = self.folder.finished_attack(name)
+        if stored is not None:
             return stored
         ens, seconds = self.train(name)
         recipe = self.recipe
         device = "cuda" if torch.cuda.is_available() and recipe.train.accelerator != "cpu" else "cpu"
         ens.to(device)
-        test = self.data.test.subset(torch.arange(min(recipe.attack.images, len(self.data.test))))
-        settings = named_settings(recipe.attack.attacks)
+        test = self._attacked()
+        settings = self.settings(name)
         radii = sorted(radii_of([recipe.eps, *recipe.curve], settings))
         self.bar.start(f"attack {name}", len(test) * len(radii) * len(settings))
         report = evaluate(
@@ -107,105 +133,76 @@ class Study:
             resubmissions=recipe.attack.resubmissions,
             seed=recipe.seed,
             batch_size=recipe.attack.batch_size,
-            tier=recipe.systems[name].objective.tier,
+            tier=recipe.systems[name].tier,
             progress=lambda done, _: self.bar.move(done),
         )
-        self._keep_examples(name, ens, test, report)
-        records = [*report.records, *self._ladder(name, ens, test)]
+        ladder = self._ladder(name, ens, test)
+        if _ranks.rank() == 0:
+            self.folder.write_examples(name, examples_of(recipe, ens, test, report, ladder))
+        records = [*report.records, *(ladder.records if ladder else ())]
         outcome = {
-            "system": describe_system(name, recipe.systems[name], ens, seconds),
+            "system": describe_system(name, recipe.systems[name], ens, seconds)
+            | costs_of(recipe, name, ens, self.data.train),
             "records": [record.to_json() for record in records],
-            "plane": self._plane(name, ens, test, report),
+            "plane": plane_of(recipe, ens, test, report),
         }
-        write_json(path, outcome)
+        _ranks.first(lambda: write_json(self.folder.outcome(name), outcome))
         return outcome
 
-    def _ladder(self, name: str, ens: Ensemble, test: D.ImageData) -> Sequence[Record]:
-        """Return the ladder's record at the headline's radius, where it is asked for; keep the evidence."""
-        recipe = self.recipe
-        if recipe.attack.ladder is None:
-            return ()
-        self.bar.start(f"{recipe.attack.ladder} ladder {name}", len(test))
-        report = ladder_report(
+    def settings(self, name: str) -> list[AttackSetting]:
+        """Return the attacks on a system that come before the ladder."""
+        settings = named_settings(self.recipe.attack.attacks)
+        return [self.plan.setting(name, each) for each in settings] if self.plan else settings
+
+    def budget(self, name: str) -> Budget | None:
+        """Return what the ladder on a system may spend; None: it is not climbed."""
+        if self.recipe.attack.ladder is None:
+            return None
+        budget = named_budget(self.recipe.attack.ladder)
+        return self.plan.budget(name, budget) if self.plan else budget
+
+    def _attacked(self) -> D.ImageData:
+        """Return the images that the recipe attacks."""
+        split = self.data.validation if self.recipe.attack.split == "validation" else self.data.test
+        return split.subset(torch.arange(min(self.recipe.attack.images, len(split))))
+
+    def _ladder(self, name: str, ens: Ensemble, test: D.ImageData) -> RobustnessReport | None:
+        """Climb the ladder at the headline's radius, where it is asked for; keep the evidence."""
+        recipe, budget = self.recipe, self.budget(name)
+        if budget is None:
+            return None
+        limit = min(recipe.attack.ladder_images or len(test), len(test))
+        self.bar.start(f"{budget.name} ladder {name}", limit)
+        return ladder_report(
             ens,
             test,
             [parse_fraction("eps", recipe.eps)],
-            recipe.attack.ladder,
+            budget,
             system=name,
             draws=ens.draws,
             resubmissions=recipe.attack.resubmissions,
             seed=recipe.seed,
-            limit=None,
+            limit=limit,
             batch_size=recipe.attack.batch_size,
-            tier=recipe.systems[name].objective.tier,
+            tier=recipe.systems[name].tier,
             sources=self._sources(name),
             folder=self.folder.path / "ladder" / name,
             progress=lambda done, _: self.bar.move(done),
             evidence=self.folder.evidence(name),
         )
-        return report.records
 
     def _sources(self, name: str) -> dict[str, AnyModel]:
-        """Return the study's other systems: attacks on one are tried on all."""
-        others = (other for other in self.recipe.systems if other != name)
+        """Return the study's other systems: attacks on one are tried on all.
+
+        Among rivals the undefended and the adversarially trained network (DESIGN section 4); none in a
+        hypothesis, whose systems are members of each other, which the attacks try by themselves.
+        """
+        if self.plan is not None:
+            return {}
+        systems = self.recipe.systems
+        rivals = any(system.rival for system in systems.values())
+        others = [o for o in systems if o != name and (not rivals or systems[o].rival in _SOURCES)]
         return {other: self.train(other)[0].eval() for other in others}
-
-    def _plane(self, name: str, ens: Ensemble, test: D.ImageData, report: RobustnessReport) -> list[Any]:
-        """Return the system's points of the information plane; a single network has no pairs of members."""
-        if len(ens.members) < 2:
-            return []
-        first = report.outcomes[0].attack
-        settings = [(Setting("0", 0), test.float_images(), report.clean_correct)] + [
-            (Setting(record.eps, outcome.eps), outcome.adversarial, outcome.correct)
-            for record, outcome in zip(report.records, report.outcomes, strict=True)
-            if outcome.attack == first
-        ]
-        device = next(ens.parameters()).device
-        with evaluation_mode(ens):
-            rows = [
-                row
-                for setting, x, correct in settings
-                for row in plane_rows(
-                    ens,
-                    [(x[i : i + 256].to(device), test.labels[i : i + 256]) for i in range(0, len(x), 256)],
-                    system=name,
-                    threat=first,
-                    setting=setting,
-                    correct=correct,
-                    seed=self.recipe.seed,
-                )
-            ]
-        return [row.to_json() for row in rows]
-
-    def _keep_examples(self, name: str, ens: Ensemble, test: D.ImageData, report: RobustnessReport) -> None:
-        """Write the first images under the headline attack, and every image's outcome under every setting."""
-        outcome = report.outcome(self.recipe.eps, report.outcomes[0].attack)
-        shown = min(_SHOWN, len(test))
-        adversarial = outcome.adversarial[:shown].mul(255).round().to(torch.uint8)
-        self.folder.write_examples(
-            name,
-            {
-                "index": np.arange(shown),
-                "label": test.labels[:shown].numpy(),
-                "clean": test.images[:shown].numpy(),
-                "adversarial": adversarial.numpy(),
-                "clean_votes": self._votes(name, ens, test.float_images()[:shown]),
-                "adversarial_votes": self._votes(name, ens, outcome.adversarial[:shown]),
-                "error_share": (1 - outcome.correct[:shown]).numpy(),
-                "clean_correct": report.clean_correct.numpy(),
-                "settings": np.array([f"{record.attack} {record.eps}" for record in report.records]),
-                "correct": torch.stack([each.correct for each in report.outcomes]).numpy(),
-            },
-        )
-
-    def _votes(self, name: str, ens: Ensemble, x: Tensor) -> np.ndarray[Any, Any]:
-        """Return each member's own class (n, members), from its mean over the deployed draws."""
-        generator = derive_generator(self.recipe.seed, "votes", name)
-        device = next(ens.parameters()).device
-        with torch.no_grad():
-            logits = ens.member_logits(x.to(device), ens.draws, generator=generator)
-        votes: np.ndarray[Any, Any] = logits.softmax(-1).mean(0).argmax(-1).T.cpu().numpy()
-        return votes
 
 
 def run_study(
@@ -218,6 +215,9 @@ def run_study(
     attack: bool = True,
 ) -> dict[str, Any]:
     """Train every system of a recipe, attack all of them, and write results and report.
+
+    Where the recipe has several devices, or under torchrun, every process runs this alike; the first one
+    alone reads and writes the folder, but for the ladder's batches.
 
     Nothing is written before recipe, folder and data have been looked at. Work that a resumed folder already
     holds is not done again; what a run writes does not depend on how often it was stopped, times excepted.
@@ -237,33 +237,31 @@ def run_study(
         squint.InputError: the folder, the data or the device do not fit.
     """
     started = time.perf_counter()
-    check_folder(output, recipe, resume=resume, overwrite=overwrite)
-    data = _data(recipe)
-    with RunFolder(output, recipe, resume=resume, overwrite=overwrite) as folder:
-        study = Study(recipe, data, folder, bar or Silence())
-        for name in recipe.systems:
+    recipe = with_devices(recipe)
+    if _ranks.rank() == 0:
+        check_folder(output, recipe, resume=resume, overwrite=overwrite)
+    plan = plan_of(recipe)
+    data = images_of(recipe)
+    bring_together(recipe)
+    with opened(output, recipe, resume=resume, overwrite=overwrite) as folder:
+        study = Study(plan.recipe if plan else recipe, data, folder, bar or Silence(), plan)
+        systems = study.recipe.systems
+        for name in systems:
             study.train(name)
         if not attack:
             return {}
-        outcomes = [study.attack(name) for name in recipe.systems]
-        folder.write_results(_results(study, outcomes, time.perf_counter() - started))
-        write_report(folder.path)
-        return read_results(folder.path)
+        outcomes = [study.attack(name) for name in systems]
 
+        def conclude() -> dict[str, Any]:
+            results = _results(study, outcomes, time.perf_counter() - started)
+            if plan is not None:
+                attack_name, eps = results["headline_attack"], results["headline_eps"]
+                results["hypothesis"] = judge(plan, [(folder.path, results)], attack_name, eps)
+            folder.write_results(results)
+            write_report(folder.path)
+            return read_results(folder.path)
 
-def _data(recipe: RecipeConfig) -> D.Splits:
-    """Return the recipe's data, having checked what only they and this machine can tell."""
-    if recipe.data_dir is not None and not Path(recipe.data_dir).expanduser().is_dir():
-        raise InputError(f"data_dir is {recipe.data_dir!r}; allowed: a folder that exists")
-    if recipe.train.accelerator == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.accelerator is 'cuda'; allowed on this machine: auto, cpu")
-    data = D.load(recipe.dataset, recipe.data_dir, validation=recipe.validation, seed=recipe.seed)
-    if recipe.train.batch_size > len(data.train):
-        raise InputError(
-            f"train.batch_size is {recipe.train.batch_size}; allowed: at most the {len(data.train)} "
-            "training images"
-        )
-    return data
+        return _ranks.first(conclude)
 
 
 def _results(study: Study, outcomes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
@@ -273,10 +271,12 @@ def _results(study: Study, outcomes: list[dict[str, Any]], seconds: float) -> di
         "format_version": FORMAT_VERSION,
         "versions": versions,
         "hardware": hardware,
-        "config_hash": config_hash(recipe),
+        "environments": study.folder.environments,
+        "config_hash": config_hash(study.plan.source if study.plan else recipe),
         "recipe": recipe.name,
         "description": recipe.description,
         "dataset": recipe.dataset,
+        "split": recipe.attack.split,
         "class_names": list(study.data.test.class_names),
         "headline_system": recipe.headline_system,
         "headline_eps": radius_text(recipe.eps),

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
 from squint._checks import InputError, check_choice, check_number
 from squint._files import write_json
-from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence, equivalence_of_seeds
+from squint.evaluation.equivalence import MARGIN
 from squint.evaluation.intervals import t_interval
 from squint.study.config import RecipeConfig, config_hash
+from squint.study.hypothesis import plan_of
+from squint.study.hypothesis_verdict import judge
+from squint.study.pairs import CLEAN, Runs, accuracies_of, verdict_of
 from squint.study.progress import Bar
 from squint.study.run import run_study
 
 FORMAT_VERSION = 1
-CLEAN = "clean"
+_COSTS = ("parameters", "stored_bits", "bit_operations", "training_compute")
 
 
 def run_seeds(
@@ -86,13 +84,15 @@ def run_seeds(
         "margin": margin,
         **compare(runs, reference, margin),
     }
+    plan = plan_of(recipe)
+    if plan is not None:
+        attack, eps = runs[0][1]["headline_attack"], runs[0][1]["headline_eps"]
+        verdicts["hypothesis"] = judge(plan, runs, attack, eps, margin)
     write_json(folder / "verdicts.json", verdicts)
     return verdicts
 
 
-def compare(
-    runs: Sequence[tuple[Path, dict[str, Any]]], reference: str, margin: float = MARGIN
-) -> dict[str, list[dict[str, Any]]]:
+def compare(runs: Runs, reference: str, margin: float = MARGIN) -> dict[str, list[dict[str, Any]]]:
     """Return accuracies ("systems") and verdicts ("verdicts") over runs of one study with different seeds.
 
     Args:
@@ -101,15 +101,13 @@ def compare(
         margin: largest difference that counts as none.
     """
     first = runs[0][1]
-    titles = {system["name"]: system for system in first["systems"]}
     own = [record for record in first["records"] if record["system"] == reference]
     settings = [(CLEAN, "0"), *((record["attack"], record["eps"]) for record in own)]
     systems, verdicts = [], []
     for attack, eps in settings:
-        base = [_accuracy(results, reference, attack, eps) for _, results in runs]
-        for name, facts in titles.items():
-            values = [_accuracy(results, name, attack, eps) for _, results in runs]
-            mean = sum(values) / len(values)
+        for facts in first["systems"]:
+            name = facts["name"]
+            values = accuracies_of(runs, name, attack, eps)
             systems.append(
                 {
                     "system": name,
@@ -117,24 +115,18 @@ def compare(
                     "tier": facts["tier"],
                     "attack": attack,
                     "eps": eps,
-                    "accuracy": mean,
+                    "accuracy": sum(values) / len(values),
                     "t_ci95": list(t_interval(values)) if len(values) > 1 else None,
                     "per_seed": values,
                     "training_draws": facts.get("training_draws"),
                     "training_seconds": _training_seconds(runs, name),
+                    **{key: facts.get(key) for key in _COSTS},
                 }
             )
             if name != reference:
-                verdict = _verdict(runs, name, reference, (attack, eps), (values, base), margin)
-                verdicts.append(
-                    {
-                        "system": name,
-                        "reference": reference,
-                        "attack": attack,
-                        "eps": eps,
-                        **verdict.to_json(),
-                    }
-                )
+                verdict = verdict_of(runs, name, reference, attack, eps, margin)
+                place = {"system": name, "reference": reference, "attack": attack, "eps": eps}
+                verdicts.append({**place, **verdict.to_json()})
     return {"systems": systems, "verdicts": verdicts}
 
 
@@ -147,22 +139,28 @@ def print_verdicts(verdicts: dict[str, Any], console: Console) -> None:
         heading = "clean images" if attack == CLEAN else f"{attack} at eps {eps}"
         table = Table(title=Text(heading), title_justify="left")
         table.add_column("System", overflow="fold")
-        for column in ("Tier", "Accuracy, %", "Difference, points [90 %]", "Verdict"):
+        for column in ("Tier", "Accuracy, % [t]", "Difference, points [90 %]", "Verdict"):
             table.add_column(column, justify="left" if column in ("Tier", "Verdict") else "right")
-        for entry in verdicts["systems"]:
-            if (entry["attack"], entry["eps"]) != (attack, eps):
-                continue
+        shown = [e for e in verdicts["systems"] if (e["attack"], e["eps"]) == (attack, eps)]
+        for entry in sorted(shown, key=lambda entry: float(entry["accuracy"]), reverse=True):
             v = found.get((entry["system"], attack, eps))
             cells = ("–", "reference") if v is None else (_points(v), v["verdict"])
-            table.add_row(Text(entry["title"]), entry["tier"], f"{100 * entry['accuracy']:.1f}", *cells)
+            table.add_row(Text(entry["title"]), entry["tier"], _accuracy(entry), *cells)
         console.print(table)
     console.print(
         Text(
             f"Seeds {seeds}; reference: {titles[verdicts['reference']]}; margin "
             f"±{100 * verdicts['margin']:g} points. Equivalent: the interval lies inside the margin; "
-            "helps or hurts: beyond it; undecided: more images or seeds are needed."
+            "helps or hurts: beyond it; undecided: more images or seeds are needed. [t]: 95 % interval "
+            "of the mean over seeds."
         )
     )
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    ends = entry.get("t_ci95")
+    inside = f" [{100 * max(ends[0], 0):.1f}, {100 * min(ends[1], 1):.1f}]" if ends else ""
+    return f"{100 * entry['accuracy']:.1f}{inside}"
 
 
 def _points(verdict: dict[str, Any]) -> str:
@@ -170,63 +168,6 @@ def _points(verdict: dict[str, Any]) -> str:
     return f"{100 * verdict['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _record(results: dict[str, Any], system: str, attack: str, eps: str) -> dict[str, Any]:
-    for record in results["records"]:
-        if record["system"] == system and (
-            attack == CLEAN or (record["attack"], record["eps"]) == (attack, eps)
-        ):
-            found: dict[str, Any] = record
-            return found
-    raise InputError(f"the results of seed {results.get('seed')} hold no {attack} at eps {eps} on {system}")
-
-
-def _accuracy(results: dict[str, Any], system: str, attack: str, eps: str) -> float:
-    record = _record(results, system, attack, eps)
-    return float(record["clean_accuracy" if attack == CLEAN else "robust_accuracy"])
-
-
-def _training_seconds(runs: Sequence[tuple[Path, dict[str, Any]]], name: str) -> float:
+def _training_seconds(runs: Runs, name: str) -> float:
     seconds = [s["training_seconds"] for _, results in runs for s in results["systems"] if s["name"] == name]
     return float(sum(seconds) / len(seconds))
-
-
-def _verdict(
-    runs: Sequence[tuple[Path, dict[str, Any]]],
-    name: str,
-    reference: str,
-    setting: tuple[str, str],
-    means: tuple[Sequence[float], Sequence[float]],
-    margin: float,
-) -> Equivalence:
-    pairs = [(outcomes_of(path, name, *setting), outcomes_of(path, reference, *setting)) for path, _ in runs]
-    known = [a - b for a, b in pairs if a is not None and b is not None and a.shape == b.shape]
-    if len(known) == len(runs) and len({len(row) for row in known}) == 1:
-        return equivalence(torch.stack(known), margin)
-    images = min(int(_record(results, name, *setting)["n"]) for _, results in runs)
-    differences = [a - b for a, b in zip(*means, strict=True)]
-    return equivalence_of_seeds(differences, images, margin)
-
-
-def outcomes_of(run: Path, system: str, attack: str, eps: str) -> Tensor | None:
-    """Return each image's share of correct deployments (n,), or None where the run did not keep them.
-
-    They lie in `examples/SYSTEM.npz`: `clean_correct` (n,), and `correct` (settings, n) in the order of
-    `settings`, whose entries are written "pgd 5/255".
-
-    Raises:
-        squint.InputError: the file cannot be read.
-    """
-    path = run / "examples" / f"{system}.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            if attack == CLEAN:
-                kept = file.get("clean_correct")
-            else:
-                names = file["settings"].tolist() if "settings" in file else []
-                wanted = f"{attack} {eps}"
-                kept = file["correct"][names.index(wanted)] if wanted in names else None
-    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    return None if kept is None else torch.from_numpy(np.asarray(kept, dtype=np.float64))

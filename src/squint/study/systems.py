@@ -12,8 +12,9 @@ from torch import nn
 import squint.models as M
 from squint import data as D
 from squint._random import derive_seed
+from squint.baselines import ConvertedNetwork
 from squint.ensemble import Ensemble
-from squint.quantize import quantize, quantizers
+from squint.quantize import QuantizedNetwork, quantize, quantizers
 from squint.study.config import MemberConfig, RecipeConfig, SystemConfig
 
 
@@ -33,14 +34,17 @@ def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensembl
     system = recipe.systems[name]
     mean, std = channel_statistics(train)
     members = []
+    defence = system.defence
     with torch.random.fork_rng(devices=[]):
-        for place, member in enumerate(system.members):
+        for place in range(defence.member_count(len(system.members))):
             torch.manual_seed(derive_seed(recipe.seed, "weights", place))
             network = M.MODELS[recipe.model](
                 train.num_classes, train.shape[0], recipe.width, mean=mean, std=std
             )
-            members.append(quantized(network, member))
-    return Ensemble(members, system.draws)
+            if place < len(system.members):
+                network = quantized(network, system.members[place])
+            members.append(defence.member(network, place))
+    return defence.ensemble(members, system.draws)
 
 
 def quantized(network: nn.Module, member: MemberConfig) -> nn.Module:
@@ -57,6 +61,7 @@ def quantized(network: nn.Module, member: MemberConfig) -> nn.Module:
         input_width=member.input_width,
         activation_width=member.activation_width,
         granularity=member.granularity,
+        input_range=member.input_range,
     )
 
 
@@ -67,16 +72,22 @@ def describe_system(name: str, system: SystemConfig, ens: Ensemble, seconds: flo
         "name": name,
         "title": system.title or name,
         "description": system.description,
-        "tier": system.objective.tier,
+        "tier": system.tier,
         "members": len(ens.members),
         "parameters": sum(p.numel() for p in ens.parameters() if id(p) not in own),
-        "weight_bits": "/".join(
-            "32" if m.weight_bits is None else str(m.weight_bits) for m in system.members
-        ),
+        "weight_bits": "/".join(_weight_bits(member) for member in ens.members),
         "input_bits": "/".join("32" if m.input_bits is None else str(m.input_bits) for m in system.members),
         "training_draws": system.training_draws,
         "training_seconds": seconds,
     }
+
+
+def _weight_bits(member: nn.Module) -> str:
+    """Return the bits of a member's inner weights as text; 32 for full precision."""
+    if isinstance(member, ConvertedNetwork):
+        return member.weight_bits
+    bits = member.settings["weight_bits"] if isinstance(member, QuantizedNetwork) else None
+    return "32" if bits is None else str(bits)
 
 
 def environment() -> tuple[dict[str, str], dict[str, Any]]:

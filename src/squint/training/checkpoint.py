@@ -17,6 +17,7 @@ from squint._files import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 _KEY = "squint_checkpoint"
+_MOMENTUM = "momentum_buffer"
 
 
 @dataclass
@@ -86,10 +87,17 @@ def load_checkpoint(
     Raises:
         squint.InputError: no whole checkpoint, of another format, of another network or another training.
     """
-    tensors, metadata = read_tensors(path)
+    again = "remove it to train from the start"
+    try:
+        tensors, metadata = read_tensors(path)
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from None
     version, stored_recipe, progress, numbers = _header(path, metadata)
     if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}; this squint reads {FORMAT_VERSION}")
+        raise InputError(
+            f"{path} has format version {version}; this squint reads {FORMAT_VERSION}: update squint, "
+            f"or {again}"
+        )
     for key, value in recipe.items():
         if stored_recipe.get(key) != value:
             raise InputError(
@@ -115,6 +123,10 @@ def load_checkpoint(
         if not fits:
             raise InputError(f"{path} holds an optimizer of another network: {name}")
         state.setdefault(place, {})[key] = held.clone() if isinstance(held, Tensor) else held
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else {_MOMENTUM}
+    for place, values in state.items():
+        if values.keys() != needed:
+            raise InputError(f"{path} holds another optimizer's state of parameter {place}")
     module.load_state_dict(parts["module"])
     for name, kept in average.items():
         kept.copy_(parts["average"][name])

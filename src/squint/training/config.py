@@ -124,6 +124,6 @@ class TrainConfig:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device kind; "auto" is "cuda" where there is one."""
     devices: int = Field(default=1, ge=1)
-    """Devices on this machine."""
+    """Processes that share each batch; under torchrun, those that it started, over all machines."""
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     """The terms of the loss."""

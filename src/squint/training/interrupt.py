@@ -1,4 +1,4 @@
-"""Ctrl-C as a request that training honours between two steps."""
+"""What stops a training: Ctrl-C, as a request that it honours between two steps, and too little memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from squint._checks import InputError
+from squint._memory import is_out_of_memory
+from squint.training.config import TrainConfig
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -31,3 +36,24 @@ def stop_requests() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def enough_memory(config: TrainConfig, members: int, checkpoint: Path | None) -> Iterator[None]:
+    """Say what to lower where memory runs out inside the context; the checkpoint is left as it is.
+
+    Raises:
+        squint.InputError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        kept = ""
+        if checkpoint is not None and checkpoint.exists():
+            kept = f"; with more memory the same training goes on from {checkpoint}"
+        raise InputError(
+            f"out of memory in training with batches of {config.batch_size}, {config.draws} draws and "
+            f"{members} members: lower train.batch_size, training_draws or the network's width{kept}"
+        ) from error

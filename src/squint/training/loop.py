@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator, derive_seed, noise
@@ -20,18 +21,20 @@ from squint.ensemble import Ensemble
 from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from squint.training.config import TrainConfig
 from squint.training.decomposition import decompose
-from squint.training.interrupt import TrainingStopped, stop_requests
+from squint.training.interrupt import TrainingStopped, enough_memory, stop_requests
+from squint.training.launching import make_fabric
 from squint.training.objective import EnsembleObjective, Objective
 from squint.training.preparation import (
     as_float,
     check_classes,
     gathered,
-    make_fabric,
     make_optimizer,
     prepare,
+    seed_torch,
     update_average,
 )
 from squint.training.schedule import learning_rate
+from squint.training.synchronised import synchronised
 
 DECOMPOSED = 512
 """Validation images whose information is taken apart after an epoch."""
@@ -62,6 +65,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train an ensemble in place and return one log entry per epoch (terms, accuracy, seconds).
 
+    With `config.devices` above 1, or under torchrun, this is called by every process alike. Each step's batch
+    is divided among them; batch statistics, information terms and gradients are those of the whole batch,
+    while augmentation and noise are each process's own. All of them end with the same weights.
+
     Quantizers without ranges are calibrated first. Data order, augmentation and noise derive from
     `config.seed` and the step alone, so a training that is stopped and continued from its checkpoint gives
     the weights of one that never stopped. Torch's global generator is left as it was. The ensemble is left in
@@ -79,7 +86,7 @@ def fit(
 
     Raises:
         squint.InputError: the data or the configuration are not allowed, the loss or its gradient is not
-            finite, or the checkpoint is of another training.
+            finite, memory runs out, or the checkpoint is of another training.
         squint.InputTypeError: `ens` is no ensemble, or the objective returns something else than named terms.
         TrainingStopped: Ctrl-C, after the checkpoint was written.
     """
@@ -105,7 +112,11 @@ def fit(
             check_classes(held_out[1], num_classes, "validation labels")
         run = _Run(ens, images, labels, config, objective, held_out, checkpoint, watcher or Watcher())
         try:
-            with stop_requests() as stop:
+            with (
+                stop_requests() as stop,
+                synchronised(ens),
+                enough_memory(config, len(ens.members), checkpoint),
+            ):
                 run.train(stop)
         finally:
             run.optimizer.zero_grad(set_to_none=True)
@@ -145,7 +156,7 @@ class _Run:
             name: value.detach().clone() for name, value in ens.state_dict().items() if config.average > 0
         }
         self.progress = Progress()
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None and _ranks.agreed(checkpoint.exists(), f"whether {checkpoint} exists"):
             self.progress = load_checkpoint(checkpoint, ens, self.optimizer, self.average, self.recipe())
             self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
         if self.progress.step > self.total:
@@ -156,7 +167,8 @@ class _Run:
         recipe = asdict(self.config)
         for where in ("accelerator", "devices"):
             recipe.pop(where)
-        return {**recipe, "images": len(self.images)}
+        # Noise and augmentation are each process's own: another number of them is another training.
+        return {**recipe, "images": len(self.images), "processes": self.fabric.world_size}
 
     def train(self, stop: threading.Event) -> None:
         """Run all steps that are left, or until `stop` is set."""
@@ -169,16 +181,19 @@ class _Run:
             for batch in range(first, self.steps_per_epoch):
                 start = batch * config.batch_size
                 self._step(order[start : start + config.batch_size])
-                if stop.is_set():
+                if stopping := _ranks.any_of(stop.is_set()):
                     break
             progress.seconds = time.perf_counter() - started
             if progress.step % self.steps_per_epoch == 0:
                 self._end_epoch(epoch)
-            if stop.is_set():
+            if stopping or _ranks.any_of(stop.is_set()):
                 self._save()
+                # A process that ends takes its job with it: the file must be there before one does.
+                _ranks.exchange(None)
                 raise TrainingStopped
         if self.average:
             self.ens.load_state_dict(self.average)
+        _ranks.share_state(self.ens)
 
     def _step(self, order: Tensor) -> None:
         """Do one step on the images at `order`, of which every device takes its share."""
@@ -191,12 +206,13 @@ class _Run:
             x = x.to(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate(step, self.total, config.schedule)
-        _seed_torch(derive_seed(config.seed, "torch", step, rank), fabric.device)
+        seed_torch(derive_seed(config.seed, "torch", step, rank), fabric.device)
         with fabric.autocast(), noise(derive_generator(config.seed, "noise", step, rank)):
             terms = self.objective(self.module, x, self.labels[chosen], step)
         loss, values = _summed(terms, step)
         self.optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
+        _ranks.average_gradients(self.ens)
         if config.clip_gradient:
             # A gradient scaler skips steps that overflow by itself; other gradients must be finite.
             norm = fabric.clip_gradients(
@@ -266,13 +282,6 @@ def _uses_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _seed_torch(seed: int, device: torch.device) -> None:
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
 def _summed(terms: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
     """Return the sum of an objective's terms, and each value; read from the device once."""
     named = isinstance(terms, Mapping) and bool(terms)
@@ -281,7 +290,8 @@ def _summed(terms: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, f
     stacked = torch.stack([term.float().reshape(()) for term in terms.values()])
     if not stacked.requires_grad:
         raise InputError("the objective's terms do not depend on the weights")
-    values = dict(zip(terms, stacked.tolist(), strict=True))
+    # Means over processes: what is not finite in one of them stops all of them.
+    values = dict(zip(terms, _ranks.mean(stacked).tolist(), strict=True))
     if not all(math.isfinite(value) for value in values.values()):
         shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise InputError(f"the loss is not finite at step {step} ({shown}); lower train.learning_rate")

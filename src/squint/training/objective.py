@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from squint import _ranks
 from squint._checks import InputError
 from squint._random import default_generator
 from squint.training import smoothness, terms
@@ -56,6 +57,10 @@ class EnsembleObjective:
             "smoothness": c.smoothness * ramp(step, self.total_steps, c.smoothness_warmup),
         }
         logits, features, smooth = self._forward(ens, x, y, weights["smoothness"] > 0)
+        informed = weights["redundancy"] != 0 or weights["conditional_redundancy"] != 0
+        if informed and logits.shape[1] > 1:
+            # Information is a matter of the whole batch, of which every process holds a part.
+            features, labels = [_ranks.joined(z) for z in features], _ranks.joined(y)
         several = logits.shape[1] > 1
         out = {"member_ce": terms.member_cross_entropy(logits, y, c.label_smoothing)}
         if c.ensemble > 0:
@@ -63,7 +68,7 @@ class EnsembleObjective:
         if several and weights["redundancy"] != 0:
             out["redundancy"] = weights["redundancy"] * terms.redundancy(features)
         if several and weights["conditional_redundancy"] != 0:
-            term = terms.conditional_redundancy(features, y)
+            term = terms.conditional_redundancy(features, labels)
             out["conditional_redundancy"] = weights["conditional_redundancy"] * term
         if weights["agreement"] > 0:
             out["agreement"] = weights["agreement"] * terms.agreement(logits)

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from squint import data as D
 from squint._checks import InputError, check_labels, describe
+from squint._memory import is_out_of_memory
 from squint._random import derive_generator, noise
 from squint.data.dataset import to_unit
 from squint.ensemble import Ensemble
 from squint.quantize import calibrate, needs_calibration, quantizers
 from squint.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-
-def make_fabric(config: TrainConfig) -> Fabric:
-    """Return the launched device layer that the configuration asks for.
-
-    Raises:
-        squint.InputError: CUDA is asked for and missing.
-    """
-    # Imported here: it takes seconds, which commands that do not train should not pay.
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins import MixedPrecision
-
-    class Pixels(MixedPrecision):
-        """Mixed precision that leaves images as they are: eight bits of mantissa would move the pixels."""
-
-        def convert_input(self, data: object) -> object:
-            return data
-
-    available = torch.cuda.is_available()
-    if config.accelerator == "cuda" and not available:
-        raise InputError("train.accelerator is 'cuda'; this machine has no CUDA device, allowed: auto, cpu")
-    accelerator = "cuda" if available and config.accelerator != "cpu" else "cpu"
-    plugins = None
-    if config.precision == "bf16-mixed" or (config.precision == "16-mixed" and accelerator == "cuda"):
-        plugins = Pixels(config.precision, accelerator)
-    fabric = Fabric(accelerator=accelerator, devices=config.devices, plugins=plugins)
-    fabric.launch()
-    if config.batch_size % fabric.world_size:
-        raise InputError(
-            f"train.batch_size is {config.batch_size}; allowed: a multiple of the {fabric.world_size} devices"
-        )
-    return fabric
 
 
 def gathered(data: D.Data) -> tuple[Tensor, Tensor]:
@@ -84,6 +48,8 @@ def prepare(ens: Ensemble, images: Tensor, config: TrainConfig) -> int:
                 calibrate(ens, chosen)
             return ens.member_logits(chosen[:1], 1).shape[-1]
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"images of shape {tuple(images.shape[1:])} do not fit the members: {describe(error)}"
             ) from error
@@ -122,3 +88,11 @@ def update_average(average: dict[str, Tensor], ens: nn.Module, decay: float, ste
             kept.lerp_(state[name], 1 - decay)
         else:
             kept.copy_(state[name])
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators, which the caller puts back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from squint.training.synchronised import batch_moments, normalized
+
 Loss = Callable[[Tensor], Tensor]
 """Images (batch, ...) to per-example losses (batch,), with fixed noise."""
 
@@ -44,9 +46,8 @@ class BatchStatistics:
                 handle.remove()
 
     def _keep(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = _wide(inputs[0])
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x, axes, correction=0)
+        x = inputs[0]
+        mean, variance, _ = batch_moments(x if x.dtype == torch.float64 else x.float())
         self.seen[norm].append((mean, variance))
 
     @contextmanager
@@ -56,7 +57,8 @@ class BatchStatistics:
         modes = {norm: norm.training for norm in turns}
 
         def use(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-            return _normalized(norm, inputs[0], *next(turns[norm]))
+            assert isinstance(norm, _BatchNorm)
+            return normalized(norm, inputs[0], *next(turns[norm]))
 
         handles = [norm.register_forward_hook(use) for norm in turns]
         for norm in turns:
@@ -68,19 +70,6 @@ class BatchStatistics:
                 handle.remove()
             for norm, training in modes.items():
                 norm.training = training
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _normalized(norm: nn.Module, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    assert isinstance(norm, _BatchNorm)
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    y = (_wide(x) - mean.view(shape)) * (variance + norm.eps).rsqrt().view(shape)
-    if norm.affine:
-        y = y * norm.weight.view(shape) + norm.bias.view(shape)
-    return y.to(x.dtype)
 
 
 def finite_difference(loss: Loss, x: Tensor, base: Tensor, gradient: Tensor, step: float) -> Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from itertools import combinations, permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from squint import data as D
 from squint._checks import InputError
 from squint.evaluation.detection import ADAPTIVE, SCORE_NAMES, DetectionReport, detect
 from squint.evaluation.detection.judge import REQUIRED
+from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import resubmitted
 
 Trained = tuple[Ensemble, D.Splits]
@@ -83,6 +85,17 @@ def test_the_non_adaptive_figure_never_stands_alone(report: DetectionReport) -> 
     for line in str(report).splitlines():
         assert line.index("attacked") < line.index("not attacked")
         assert "UNTRUSTED" in line
+
+
+def test_patience_is_printed_with_what_it_costs_clean_images(trained: Trained) -> None:
+    found = run(trained, adaptive=[], resubmissions=40, limit=4)
+    held = found.records[0].persistent["10"]
+    assert held is not None
+    assert (
+        f"up to 10 times until unflagged, wrong {held['success']:.1%}, and clean flagged at least "
+        f"once {held['clean_flagged_once']:.1%}" in str(found)
+    )
+    assert "resubmitted" not in str(run(trained, adaptive=[], resubmissions=39, limit=2))
 
 
 def test_reports_are_plain_data(report: DetectionReport) -> None:
@@ -157,6 +170,51 @@ def test_resubmission_agrees_with_all_orders() -> None:
     assert found["2"]["clean_flagged_once"] == pytest.approx(sum(map(any, pairs)) / len(pairs))
     assert found["2"]["clean_flagged_always"] == pytest.approx(sum(map(all, pairs)) / len(pairs))
     assert found["3"] is None
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(trained: Trained, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"adaptive": ["agreement", "orthogonal"], "limit": 4, "steps": 6}
+    whole = run(trained, **changes).to_json()
+
+    def stop(done: int, total: int) -> None:
+        assert total == 3
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, kept=KeptPoints(tmp_path), progress=stop, **changes)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "model.pgd.48-255.safetensors",
+        "model.predictive_information.agreement.48-255.safetensors",
+    ]
+    (tmp_path / names[0]).write_bytes(b"torn")
+    written = (tmp_path / names[1]).stat().st_mtime_ns
+    resumed = run(trained, kept=KeptPoints(tmp_path, reuse=True), **changes).to_json()
+    assert (tmp_path / names[1]).stat().st_mtime_ns == written
+    assert len(list(tmp_path.iterdir())) == 3
+    for found in (whole, resumed):
+        assert found["records"][0].pop("seconds") > 0
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("changes", [{"steps": 9}, {"seed": 1}, {"limit": 3}, {"false_alarm_rate": 0.1}])
+def test_what_other_settings_left_is_not_used(
+    trained: Trained, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    base: dict[str, Any] = {
+        "adaptive": ["agreement"],
+        "limit": 4,
+        "steps": 6,
+        "kept": KeptPoints(tmp_path, True),
+    }
+    run(trained, **base)
+    (path,) = tmp_path.glob("*agreement*")
+    before = path.stat().st_mtime_ns
+    run(trained, **base)
+    assert path.stat().st_mtime_ns == before
+    run(trained, **base | changes)
+    assert path.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(

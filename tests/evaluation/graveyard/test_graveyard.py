@@ -14,10 +14,13 @@ from torch import Tensor, nn
 import squint
 from squint import attacks
 from squint.attacks.gradients import AnyModel
+from squint.evaluation.budgets import Budget, Move, Rung
 from squint.evaluation.flags import Comparison, excesses
 from squint.evaluation.gradient_flags import fidelity, unfaithful, zero_gradients
+from squint.evaluation.ladder import climb
 from squint.evaluation.model_flags import probability_outputs
 from squint.evaluation.scoring import score
+from squint.evaluation.selection import DEPLOYED
 from tests.evaluation.graveyard import nets
 
 EPS = nets.EPS
@@ -126,6 +129,48 @@ def test_cross_max_behind_noise_falls_to_its_probes() -> None:
     assert nets.accuracy(model, white) >= 0.45
     assert nets.accuracy(model, targeted(nets.Probes(model), eot=4)) <= 0.25
     assert black_box_flags(model, white, transferred()) == ["black_box_beats_white_box"]
+
+
+SHORT_LADDER = Budget(
+    "short ladder",
+    (
+        Rung("targeted", (Move("targeted", 10, 4, "random", refine=20),)),
+        Rung("black box", (Move("square", 300, 1), Move("transfer", 20, 4, "random"))),
+    ),
+)
+"""First and last rung of the ladder, shortened."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "source", "looks", "falls"),
+    [
+        (nets.zero_gradient, nets.undefended, 0.85, 0.15),
+        (nets.binarized, nets.undefended, 0.7, 0.05),
+        (nets.k_winners, nets.undefended, 0.25, 0.15),
+        (nets.empir, lambda: nets.empir().ensemble, 0.85, 0.15),
+        (nets.cross_max, lambda: nets.Probes(nets.cross_max()), 0.45, 0.25),
+    ],
+    ids=["zero gradient", "binarized", "k winners", "EMPIR", "cross-max"],
+)
+def test_the_ladder_brings_them_down(
+    build: Callable[[], nn.Module], source: Callable[[], AnyModel], looks: float, falls: float
+) -> None:
+    """The ladder is told nothing but what to transfer from: an undefended network, or the parts' mean."""
+    model, (x, y) = build(), nets.images()
+    found = climb(model, x, y, EPS, SHORT_LADDER, sources={"source": source()}, resubmissions=16)
+    assert nets.accuracy(model, paper_pgd(model)) >= looks
+    assert nets.accuracy(model, found.points[DEPLOYED]) <= falls
+
+
+@pytest.mark.slow
+def test_the_ladder_brings_a_random_pair_down_to_its_members() -> None:
+    model, (x, y) = nets.random_pair(), nets.images()
+    pair = squint.Ensemble(list(model.members), draws=1).eval()
+    found = climb(pair, x, y, EPS, SHORT_LADDER, sources={"undefended": nets.undefended()})
+    alone = [nets.accuracy(member, paper_pgd(member)) for member in model.members]
+    assert nets.accuracy(model, paper_pgd(model)) >= max(alone) + 0.1
+    assert nets.accuracy(model, found.points[DEPLOYED]) <= max(alone) + 0.05
 
 
 @pytest.mark.parametrize("build", [nets.undefended, nets.zero_gradient])

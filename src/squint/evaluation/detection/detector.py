@@ -25,7 +25,7 @@ from squint._random import default_generator, derive_generator
 from squint.attacks.gradients import evaluation_mode
 from squint.attacks.pursuit import DeployedDetector
 from squint.ensemble import Ensemble
-from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore
+from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore, check_state
 from squint.evaluation.detection.identity import fingerprint, other_ensemble, versions
 from squint.evaluation.detection.learning import fit_score, view_of
 from squint.evaluation.detection.outputs import deployments
@@ -251,23 +251,27 @@ class Detector:
         """
         tensors, metadata = read_tensors(Path(path))
         try:
-            config: dict[str, Any] = json.loads(metadata[_KEY])
+            config = dict[str, Any](json.loads(metadata[_KEY]))
             if config["format_version"] > FORMAT_VERSION:
-                raise InputError(f"{path} has a newer format than this squint reads: update squint")
+                raise InputError("has a newer format than this squint reads: update squint")
             name, expected = config["score"], config["fingerprint"]
             calibration = tensors.pop("calibration")
             state = {key.removeprefix("score."): value for key, value in tensors.items()}
+            if name not in SCORES:
+                check_state(name, state, len(ens.members))
             kinds: dict[str, Any] = {**FITTED, COMBINATION: Combination}
             detector = cls(
                 ens,
-                calibration,
+                calibration.reshape(-1),
                 score=name,
-                draws=config["draws"],
+                draws=int(check_number("draws", config["draws"], 1, whole=True)),
                 false_alarm_rate=config["false_alarm_rate"],
-                num_classes=config["num_classes"],
+                num_classes=int(check_number("num_classes", config["num_classes"], 2, whole=True)),
                 fitted=kinds[name](state) if name not in SCORES else None,
             )
-        except (KeyError, TypeError, json.JSONDecodeError):
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError, RecursionError, RuntimeError):
             raise InputError(f"{path} was not written by Detector.save") from None
         if detector.fingerprint != expected:
             raise InputError(other_ensemble(expected, detector.fingerprint))
@@ -285,6 +289,7 @@ class Detector:
 
 def minimum_examples(false_alarm_rate: float) -> int:
     """Return the least number n of calibration examples that can flag anything: 1/(n + 1) ≤ rate."""
-    if not 0 < check_number("false_alarm_rate", false_alarm_rate, 0.0, 1.0) < 1:
+    number = isinstance(false_alarm_rate, int | float) and not isinstance(false_alarm_rate, bool)
+    if not (number and 0 < false_alarm_rate < 1):
         raise InputError(f"false_alarm_rate is {false_alarm_rate!r}; allowed: a number in (0, 1)")
     return math.ceil(1 / false_alarm_rate - 1e-9) - 1

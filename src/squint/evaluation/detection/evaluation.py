@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import InputError, check_choice, check_images, check_number, format_fraction
 from squint._random import derive_generator
@@ -17,8 +18,10 @@ from squint.attacks.noise import random_noise
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.detector import Detector
 from squint.evaluation.detection.judge import FULL_EOT, FULL_STEPS, Points, Trial, judge
+from squint.evaluation.detection.kept import KeptPoints, digest
 from squint.evaluation.detection.records import DetectionReport
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
+from squint.evaluation.sharding import sharded
 
 ADAPTIVE: dict[str, Callable[..., Tensor]] = {
     "agreement": agreement,
@@ -54,6 +57,7 @@ def detect(
     fit_data: D.Data | None = None,
     corruptions: Mapping[str, Tensor] | None = None,
     dataset: str | None = None,
+    kept: KeptPoints | None = None,
     progress: Progress | None = None,
 ) -> DetectionReport:
     """Return how well detectors tell attacked from clean images, also when they are attacked themselves.
@@ -85,6 +89,8 @@ def detect(
         fit_data: clean data for scores that are learned; see `Detector.fit`.
         corruptions: by name, the images of `data` (the first `limit`) corrupted; they are controls.
         dataset: name of the data set, for the comparison with published figures.
+        kept: where each finished attack's images are kept, and read again from an evaluation with equal
+            arguments that was stopped; its records then equal those of one that was not.
         progress: called with attacks done and attacks in all.
 
     Raises:
@@ -117,24 +123,46 @@ def detect(
     deployed = next(iter(detectors.values())).draws
     single = -(-FULL_EOT // deployed) * deployed if eot is None else eot
     study = Trial(detectors, images, labels, deployed, resubmissions, seed)
+    budgets = {
+        "plain": settings,
+        "adaptive": sorted(adaptive),
+        "budget": (steps, step_size, single, check_every, batch_size),
+        "draws": (deployed, resubmissions),
+        "seed": (seed, system),
+        "ensemble": next(iter(detectors.values())).fingerprint,
+    }
+    same = {
+        name: digest(budgets | {"rate": false_alarm_rate}, images, labels, detector.calibration)
+        for name, detector in detectors.items()
+    }
+    unaware = digest(budgets, images, labels)
     total = len(radii) * (len(settings) + len(detectors) * len(adaptive))
     done = 0
 
-    def moved() -> None:
+    def run(
+        attack: Callable[..., Tensor], start: Tensor | None, made_by: str, *keys: str
+    ) -> tuple[Tensor, float]:
+        """Return the images that an attack left and the seconds that it took."""
         nonlocal done
+        names = (system, *keys)
+        found = None if kept is None else _ranks.first(lambda: kept.read(names, made_by))
+        if found is None:
+            started = time.perf_counter()
+
+            def attacked(chunk: int) -> Tensor:
+                batch = slice(chunk * batch_size, (chunk + 1) * batch_size)
+                generator = derive_generator(seed, "detection attack", *names, chunk)
+                begun = None if start is None else start[batch]
+                return attack(images[batch], labels[batch], begun, generator).cpu()
+
+            points = sharded(-(-len(images) // batch_size), attacked, " ".join(names))
+            found = torch.cat(points), time.perf_counter() - started
+            if kept is not None and _ranks.rank() == 0:
+                kept.write(names, made_by, *found)
         done += 1
         if progress is not None:
             progress(done, total)
-
-    def run(attack: Callable[..., Tensor], start: Tensor | None, *keys: object) -> Tensor:
-        points = []
-        for chunk, first in enumerate(range(0, len(images), batch_size)):
-            batch = slice(first, first + batch_size)
-            generator = derive_generator(seed, "detection attack", system, *keys, chunk)
-            begun = None if start is None else start[batch]
-            points.append(attack(images[batch], labels[batch], begun, generator))
-        moved()
-        return torch.cat(points)
+        return found[0].to(images), found[1]
 
     records, curves, worst = [], [], {}
     with evaluation_mode(ens):
@@ -149,7 +177,7 @@ def detect(
                 return lambda x, y, _, generator: setting.run(ens, x, y, radius, generator)
 
             known = {
-                s.name: Points(run(plain(s), None, s.name, radius_text), False, s.steps, s.eot)
+                s.name: Points(run(plain(s), None, unaware, s.name, radius_text)[0], False, s.steps, s.eot)
                 for s in settings
             }
             noise = random_noise(
@@ -157,7 +185,7 @@ def detect(
             )
             controls = {"noise": study.deploy(noise, "noise", radius_text), **shifted}
             for name, detector in detectors.items():
-                started = time.perf_counter()
+                seconds = 0.0
 
                 def aimed(
                     attack: Callable[..., Tensor], detector: Detector = detector, radius: float = radius
@@ -180,8 +208,9 @@ def detect(
                 alone = Trial({name: detector}, images, labels, deployed, resubmissions, seed)
                 for attack in (key for key in ADAPTIVE if key in adaptive):
                     start = alone.worst(detector, points, name, attack, radius_text)
-                    found = run(aimed(ADAPTIVE[attack]), start, name, attack, radius_text)
+                    found, spent = run(aimed(ADAPTIVE[attack]), start, same[name], name, attack, radius_text)
                     points[attack] = Points(found, True, steps, single)
+                    seconds += spent
                 record, drawn, images_left = judge(
                     study,
                     detector,
@@ -191,9 +220,9 @@ def detect(
                     system=system,
                     radius=radius,
                     dataset=dataset,
-                    seconds=time.perf_counter() - started,
+                    seconds=seconds,
                 )
                 records.append(record)
                 curves.append(drawn)
                 worst[name, radius_text] = images_left
-    return DetectionReport(tuple(records), tuple(curves), worst)
+    return DetectionReport(tuple(records), tuple(curves), worst, tuple(detectors.values()))

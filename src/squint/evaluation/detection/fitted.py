@@ -207,6 +207,37 @@ FITTED: dict[str, type[GaussianDensity | Neighbours | ReferenceInformation]] = {
 COMBINATION = "combination"
 
 
+_STATES: dict[str, dict[str, str]] = {
+    "gaussian_density": {"means": "mcf", "factors": "mff"},
+    "neighbours": {"bank": "mnf", "k": ""},
+    "reference_information": {"bank": "mnf", "widths": "m", "single": "m", "joint": "p"},
+    COMBINATION: {"weights": "s", "centre": "s", "scale": "s", "bias": "b"},
+}
+"""Shapes of each fitted score's state, a letter per axis: member, class, feature, example, pair, score."""
+
+
+def check_state(score: str, state: State, members: int) -> None:
+    """Refuse a state that is not one of this score for so many members.
+
+    Raises:
+        squint.InputError: a tensor is missing, unknown, of another shape or not finite.
+    """
+    expected = _STATES[score]
+    if state.keys() != expected.keys():
+        raise InputError(f"score {score!r} has {', '.join(sorted(state))}; needed: {', '.join(expected)}")
+    sizes = {"m": members, "p": members * (members - 1) // 2, "s": len(SCORES), "b": 1}
+    for name, letters in expected.items():
+        tensor = state[name]
+        fits = tensor.ndim == len(letters) and all(
+            size > 0 and sizes.setdefault(letter, size) == size
+            for letter, size in zip(letters, tensor.shape, strict=True)
+        )
+        if not fits or not bool(tensor.isfinite().all()):
+            raise InputError(f"{name} of score {score!r} has shape {tuple(tensor.shape)} or is not finite")
+    if "k" in state and not 1 <= int(state["k"]) <= sizes["n"]:
+        raise InputError(f"k of score {score!r} is {int(state['k'])}; allowed: 1..{sizes['n']}")
+
+
 def _columns(logits: Tensor, scores: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
     return torch.stack([score(logits) for score in scores.values()], -1)
 

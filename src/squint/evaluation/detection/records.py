@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from squint.evaluation.detection.detector import Detector
 from squint.evaluation.detection.separation import Interval, Separation
 from squint.evaluation.records import Finding
 
@@ -118,11 +119,13 @@ class DetectionReport:
         curves: one per record, plain data: `score`, `eps`, `roc` by attack and control (`fpr` and
             `tpr`, or None), `histograms` (`edges`, `shares` by set).
         adversarial: by (score, eps), the images (n, ...) of each one's worst attack.
+        detectors: the detectors, one per score.
     """
 
     records: tuple[DetectionRecord, ...]
     curves: tuple[dict[str, Any], ...]
     adversarial: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    detectors: tuple[Detector, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return records and curves as plain data."""
@@ -139,9 +142,22 @@ def _line(r: DetectionRecord) -> str:
         f"{r.system}, {r.score} at eps {r.eps}: AUROC {_number(r.adaptive_auroc)} attacked, "
         f"{_number(r.non_adaptive_auroc)} not attacked; accuracy with rejection "
         f"{r.accuracy_with_rejection:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}] attacked, "
-        f"{r.non_adaptive_accuracy_with_rejection:.1%} not attacked; clean {r.clean_accuracy:.1%}, "
+        f"{r.non_adaptive_accuracy_with_rejection:.1%} not attacked; {_resubmitted(r)}"
+        f"clean {r.clean_accuracy:.1%}, "
         f"false alarms {r.clean_false_alarms:.1%} (stated {r.false_alarm_rate:.1%}), n={r.n}, "
         f"S={r.draws}, seed={r.seed}; {verdict}"
+    )
+
+
+def _resubmitted(r: DetectionRecord) -> str:
+    """Return what the most patient attacker measured reaches, and what it costs clean images."""
+    measured = {int(q): held for q, held in r.persistent.items() if held is not None and q != "1"}
+    if not measured:
+        return ""
+    most = max(measured)
+    return (
+        f"resubmitted up to {most} times until unflagged, wrong {measured[most]['success']:.1%}, and clean "
+        f"flagged at least once {measured[most]['clean_flagged_once']:.1%}; "
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import secrets
 import warnings
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor
 
 from squint._checks import InputError, check_images, check_number, describe
+from squint._files import read_bytes
+from squint.data.pictures import open_picture
 
+MAX_BYTES = 2**30
 MISSING = "{package} is not installed; it comes with the extra: pip install 'squint-nn[onnx]'"
 
 
@@ -61,7 +65,7 @@ def open_session(model: bytes | str | Path, *, optimized: bool = True, threads: 
     if not isinstance(model, bytes):
         if not Path(model).is_file():
             raise InputError(f"{model} does not exist or is not a file")
-        model = Path(model).read_bytes()
+        model = read_bytes(Path(model), MAX_BYTES)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -93,7 +97,11 @@ class OnnxModel:
         stored = self._session.get_modelmeta().custom_metadata_map
         if "squint_version" not in stored:
             raise InputError("the model was not written by squint.export_onnx: it has no model card")
-        self.card: dict[str, Any] = {key: json.loads(value) for key, value in stored.items()}
+        try:
+            self.card: dict[str, Any] = {key: json.loads(value) for key, value in stored.items()}
+            _check_card(self.card)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"the model's card is damaged: {describe(error)}") from None
         if not self.card["exact_without_vnni"] and saturates():
             warnings.warn(
                 "this CPU clips sums of 8-bit products, which the model was not exported for: "
@@ -102,7 +110,10 @@ class OnnxModel:
                 stacklevel=2,
             )
         self.num_classes = int(self.card["num_classes"])
-        self.image_shape = tuple(self._session.get_inputs()[0].shape[1:])
+        inputs = {each.name: tuple(each.shape) for each in self._session.get_inputs()}
+        if inputs.keys() != {"images"} or len(inputs["images"]) < 2:
+            raise InputError(f"the model was not written by squint.export_onnx: its inputs are {inputs}")
+        self.image_shape = inputs["images"][1:]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return log mean probabilities (batch, classes), in the images' dtype and on their device.
@@ -114,10 +125,34 @@ class OnnxModel:
 
     def run(self, x: Tensor) -> list[np.ndarray[Any, Any]]:
         """Return the graph's outputs: log mean probabilities, and the detector's score where it has one."""
-        outputs: list[np.ndarray[Any, Any]] = self._session.run(
-            None, {"images": x.detach().cpu().float().contiguous().numpy()}
-        )
+        try:
+            outputs: list[np.ndarray[Any, Any]] = self._session.run(
+                None, {"images": x.detach().cpu().float().contiguous().numpy()}
+            )
+        except Exception as error:
+            # The runtime's errors have no common class; what a graph does is what its file says.
+            raise InputError(f"ONNX Runtime cannot run the model: {describe(error)}") from None
+        expected = (len(x), self.num_classes)
+        if not outputs or not isinstance(outputs[0], np.ndarray) or outputs[0].shape != expected:
+            raise InputError(f"the model does not return log probabilities of shape {expected}")
+        if outputs[0].dtype != np.float32 or np.isnan(outputs[0]).any():
+            raise InputError(
+                f"the model returns {outputs[0].dtype} or NaN; needed: float32 log probabilities"
+            )
         return outputs
+
+
+def _check_card(card: dict[str, Any]) -> None:
+    """Raise `ValueError`, `KeyError` or `TypeError` where the model card is not one of `export_onnx`."""
+    check_number("num_classes", card["num_classes"], 2, whole=True)
+    if not isinstance(card["exact_without_vnni"], bool):
+        raise TypeError("exact_without_vnni is not true or false")
+    names = card.get("class_names")
+    if names and (not isinstance(names, list) or len(names) != card["num_classes"]):
+        raise ValueError("class_names does not name every class")
+    detector = card.get("detector")
+    if detector is not None:
+        check_number("detector threshold", detector["threshold"], -math.inf)
 
 
 @dataclass(frozen=True)
@@ -128,7 +163,7 @@ class Prediction:
         label: index of the class.
         name: its name, where the model card has names.
         probability: mean probability of the class.
-        flagged: whether the detector's score is above its threshold; None without a detector.
+        flagged: whether the detector's score is above its threshold; None where the model has no detector.
     """
 
     label: int
@@ -154,14 +189,15 @@ def predict(model: OnnxModel | str | Path, images: Tensor, *, batch_size: int = 
     fixed = [(at, size) for at, size in enumerate(model.image_shape) if isinstance(size, int)]
     if images.ndim != len(model.image_shape) + 1 or any(images.shape[at + 1] != size for at, size in fixed):
         raise InputError(f"images have shape {tuple(images.shape[1:])}; the model takes {model.image_shape}")
-    names, threshold = model.card.get("class_names"), model.card.get("detector_threshold")
+    names, detector = model.card.get("class_names"), model.card.get("detector")
     found = []
     for part in torch.split(images, batch_size):
         outputs = model.run(part)
-        scores = outputs[1] if len(outputs) > 1 else [None] * len(part)
-        for row, score in zip(np.exp(outputs[0]), scores, strict=True):
+        if detector is not None and (len(outputs) < 2 or outputs[1].shape != (len(part),)):
+            raise InputError("the model's card has a detector, but the model returns no score for each image")
+        flags = [None] * len(part) if detector is None else (outputs[1] > detector["threshold"]).tolist()
+        for row, flagged in zip(np.exp(outputs[0]), flags, strict=True):
             label = int(row.argmax())
-            flagged = None if score is None or threshold is None else bool(score > threshold)
             found.append(Prediction(label, names[label] if names else None, float(row[label]), flagged))
     return found
 
@@ -176,8 +212,6 @@ def read_images(paths: Sequence[str | Path], channels: int) -> Tensor:
     Raises:
         squint.InputError: no file, one that is no image, or sizes that differ.
     """
-    from PIL import Image
-
     if not paths:
         raise InputError("images is empty; allowed: one file or more")
     modes = {1: "L", 3: "RGB"}
@@ -185,11 +219,11 @@ def read_images(paths: Sequence[str | Path], channels: int) -> Tensor:
         raise InputError(f"the model takes images of {channels} channels; files have 1 or 3")
     batch: list[Tensor] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
+        with open_picture(Path(path)) as image:
+            try:
                 pixels = np.array(image.convert(modes[channels]), dtype=np.float32) / 255
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path} is no readable image: {describe(error)}") from None
+            except (OSError, SyntaxError, ValueError) as error:
+                raise InputError(f"{path} cannot be decoded: {describe(error)}") from None
         batch.append(torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1))
         if batch[-1].shape != batch[0].shape:
             raise InputError(

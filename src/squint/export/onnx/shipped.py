@@ -1,25 +1,18 @@
-"""Attacks on the shipped file itself, and the export of a run's system."""
+"""Attacks on the shipped file itself."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from squint import attacks
-from squint import data as D
-from squint._checks import InputError, check_choice, check_images, check_labels, check_number, format_fraction
-from squint._files import read_json
+from squint._checks import check_images, check_labels, check_number, format_fraction
 from squint._random import default_generator
 from squint.ensemble import Ensemble
-from squint.export.files import load
 from squint.export.onnx.runtime import OnnxModel
-from squint.export.onnx.write import ExportReport, export_onnx
 from squint.quantize import set_rounding
 
 
@@ -107,65 +100,3 @@ def _correct(model: OnnxModel, x: Tensor, y: Tensor, runs: int) -> Tensor:
         torch.cat([model(part).argmax(1) for part in torch.split(x, 128)]).eq(y).double() for _ in range(runs)
     ]
     return torch.stack(hits).mean(0)
-
-
-def export_run(
-    run: str | Path,
-    system: str | None = None,
-    *,
-    output: str | Path | None = None,
-    rounding: str = "nearest",
-    opset: int | None = None,
-    data_dir: Path | None = None,
-    images: int = 512,
-    force: bool = False,
-) -> ExportReport:
-    """Export a system of a run folder, through the parity gate on its test images.
-
-    The model card names the recipe and holds the system's headline record and whether it was trusted.
-
-    Args:
-        run: the run folder.
-        system: its name; may be left out where the run has one.
-        output: file to write; None: `RUN/SYSTEM-ROUNDING.onnx`.
-        rounding: "nearest" or "sample".
-        opset: as in `export_onnx`.
-        data_dir: folder with the data set's files.
-        images: test images, from the first.
-        force: write although the gate fails.
-
-    Raises:
-        squint.InputError: no finished run, no such system, or what `export_onnx` refuses.
-    """
-    folder = Path(run)
-    results = read_json(folder / "results.json")
-    if not isinstance(results, dict) or not isinstance(results.get("records"), list):
-        raise InputError(f"{folder / 'results.json'} holds no results")
-    names = sorted(path.stem for path in (folder / "weights").glob("*.safetensors"))
-    if system is None and len(names) != 1:
-        raise InputError(f"system is not named; {folder} has {', '.join(names) or 'none'}")
-    name = names[0] if system is None else system
-    check_choice("system", name, names)
-    check_number("images", images, 1, whole=True)
-    test = D.load(str(results.get("dataset")), data_dir).test
-    chosen = test.subset(torch.arange(min(images, len(test))))
-    return export_onnx(
-        load(folder / "weights" / f"{name}.safetensors"),
-        folder / f"{name}-{rounding}.onnx" if output is None else output,
-        rounding,
-        images=chosen.float_images(),
-        labels=chosen.labels,
-        opset=opset,
-        force=force,
-        class_names=test.class_names,
-        recipe={key: results.get(key) for key in ("recipe", "config_hash", "dataset", "seed")}
-        | {"system": name},
-        robustness=_headline(results, name),
-    )
-
-
-def _headline(results: dict[str, Any], system: str) -> dict[str, Any] | None:
-    """Return the system's record under the run's headline attack and radius."""
-    wanted = {"system": system, "attack": results.get("headline_attack"), "eps": results.get("headline_eps")}
-    records: Sequence[dict[str, Any]] = results["records"]
-    return next((r for r in records if all(r.get(key) == value for key, value in wanted.items())), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from squint._checks import InputError, InputTypeError, check_choice, check_images, check_labels, check_number
+from squint._checks import InputError, check_images, check_labels, check_number
 from squint._files import write_bytes
 from squint._random import noise
-from squint.ensemble import Ensemble, varies
-from squint.export.onnx.fold import largest_value, stored_bits
-from squint.export.onnx.plan import MemberPlan, Residual, image_channels, plan_ensemble, quantizer_pair
-from squint.export.onnx.runtime import need, saturates
+from squint.ensemble import Ensemble
+from squint.evaluation.detection.detector import minimum_examples
+from squint.export.onnx.detector import ShippedDetector, calibrate_detector
+from squint.export.onnx.plan import MemberPlan, Residual, image_channels
+from squint.export.onnx.prepared import Prepared, prepare
+from squint.export.onnx.runtime import saturates
 from squint.export.parity import Parity, check_parity
-from squint.quantize import set_rounding
-from squint.quantize.quantizer import ROUNDINGS
 
 
 @dataclass(frozen=True)
@@ -30,20 +29,28 @@ class ExportReport:
     Attributes:
         path: the file.
         bytes: its size.
+        rounding: "nearest" or "sample"; "nearest" where the ensemble draws nothing.
         opset: version of the operator set.
         integer: products that the runtime computes in integers.
         floating: quantized products that stay in floats.
         narrowed: products whose 8-bit weights were rounded to 7 bits.
+        wide: products that are exact only on CPUs that add 8-bit products in 32 bits.
         parity: the comparison with the ensemble; None without images.
+        detector: what `predict` flags by; None without.
+        card: the model card, plain data.
     """
 
     path: Path
     bytes: int
+    rounding: str
     opset: int
     integer: tuple[str, ...]
     floating: tuple[str, ...]
     narrowed: tuple[str, ...]
+    wide: tuple[str, ...]
     parity: Parity | None
+    detector: ShippedDetector | None
+    card: Mapping[str, Any]
 
 
 def export_onnx(
@@ -53,12 +60,14 @@ def export_onnx(
     *,
     images: Tensor | None = None,
     labels: Tensor | None = None,
+    range_images: Tensor | None = None,
+    detector_images: Tensor | None = None,
+    false_alarm_rate: float = 0.05,
     opset: int | None = None,
     saturating: bool | None = None,
     integer_sums: bool = True,
     max_disagreement: float = 0.02,
     force: bool = False,
-    detector_threshold: float | None = None,
     class_names: Sequence[str] | None = None,
     recipe: Mapping[str, Any] | None = None,
     robustness: Mapping[str, Any] | None = None,
@@ -74,85 +83,113 @@ def export_onnx(
         ens: a calibrated ensemble of networks of `squint.models`, or of `torch.nn.Sequential`; not changed.
         path: file to write.
         rounding: "nearest" (one deterministic pass) or "sample" (`ens.draws` draws of fresh noise).
-        images: (n, ...) real images: they set the ranges of 8-bit outputs, fix the image size and pass the
-            parity gate. None: ranges from batch normalization's own parameters, and no gate.
+        images: (n, ...) real images: they fix the image size and pass the parity gate. None: no gate.
         labels: (n,) their labels, for the accuracies in the report.
+        range_images: (n, ...) real images that set the ranges of 8-bit outputs, from training for instance.
+            None: `images`; without those, ranges come from batch normalization's own parameters.
+        detector_images: (n, ...) clean images that training has not seen. They give the graph the output
+            `score` (batch,), the mutual information between prediction, and member and draw, in nats, and
+            the model card the threshold above which predictions are flagged. None: no detector.
+        false_alarm_rate: share of clean images that the detector may flag, in (0, 1).
         opset: None: the oldest that holds the weights' widths.
         saturating: limit 8-bit weights to 7 bits where products could saturate; None: as this CPU needs.
         integer_sums: let residual sums of a deterministic graph pass through 8-bit codes of their measured
             range, which is faster; False keeps them in floats, which is closer to the ensemble.
         max_disagreement: largest share of images whose deterministic prediction may change.
         force: write although the gate fails.
-        detector_threshold: adds the output `score` (batch,), the mutual information between prediction and
-            member and draw, in nats; predictions above the threshold are to be flagged.
         class_names: names for the model card.
         recipe: the training's configuration, for the model card.
-        robustness: the robustness record, with `trusted`, for the model card.
+        robustness: the ensemble's robustness record, with `trusted`, for the model card, which says trusted
+            only if the graph draws noise where the ensemble as it is handed over does.
 
     Raises:
         squint.InputError: before any work: the extra is missing, a layer is not supported, the opset is too
             old; after it: the graph and the ensemble disagree.
     """
-    need("onnx")
-    check_choice("rounding", rounding, ROUNDINGS)
     check_number("max_disagreement", max_disagreement, 0, 1)
-    if not isinstance(ens, Ensemble):
-        raise InputTypeError(f"export_onnx needs a squint.Ensemble, got {type(ens).__name__}")
-    _check_examples(images, labels)
-    twin = copy.deepcopy(ens).cpu().eval()
-    set_rounding(twin, rounding)
-    plans = plan_ensemble(twin)
-    draws = [twin.draws if varies(member) else 1 for member in twin.members]
-    opset = _opset(plans, opset, noisy=any(varies(member) for member in twin.members))
-    if images is not None:
-        need("onnxruntime")
+    prepared = prepare(ens, rounding, opset)
+    _check_examples(images, labels, range_images=range_images, detector_images=detector_images)
+    _check_detector(prepared, detector_images, false_alarm_rate)
+    twin, plans = prepared.twin, prepared.plans
     saturating = saturates() if saturating is None else saturating
 
     from squint.export.onnx.build import build_model, versions
 
+    measured = images if range_images is None else range_images
     with torch.no_grad():
-        ranges = {} if images is None else measured_ranges(twin, plans, images, sums=integer_sums)
+        ranges = {} if measured is None else measured_ranges(twin, plans, measured, sums=integer_sums)
         built = build_model(
             plans,
-            draws,
-            opset=opset,
+            prepared.draws,
+            opset=prepared.opset,
             saturating=saturating,
             ranges=ranges,
-            image_shape=_image_shape(plans, images),
-            with_score=detector_threshold is not None,
+            image_shape=_image_shape(plans, measured),
+            with_score=detector_images is not None,
         )
-    parity = None
+    plain = built.with_card(
+        {"squint_version": "", "num_classes": built.num_classes, "exact_without_vnni": True}
+    )
+    parity = detector = None
     if images is not None:
-        card = {"squint_version": "", "num_classes": built.num_classes, "exact_without_vnni": True}
         parity = check_parity(
             twin,
-            built.with_card(card),
+            plain,
             images,
             labels,
-            rounding=rounding,
+            rounding=prepared.rounding,
             max_disagreement=max_disagreement,
             force=force,
         )
-    content = built.with_card(
-        {
-            **versions(),
-            "rounding": rounding,
-            "draws": max(built.draws),
-            "members": len(plans),
-            "num_classes": built.num_classes,
-            "exact_without_vnni": not built.wide,
-            "parity": None if parity is None else asdict(parity),
-            "class_names": None if class_names is None else list(class_names),
-            "detector_threshold": detector_threshold,
-            "recipe": None if recipe is None else dict(recipe),
-            "robustness": None if robustness is None else dict(robustness),
-            "trusted": bool((robustness or {}).get("trusted", False)),
-        }
-    )
+    if detector_images is not None:
+        detector = calibrate_detector(plain, detector_images, false_alarm_rate, images)
+    card = {
+        **versions(),
+        "rounding": prepared.rounding,
+        "draws": max(built.draws),
+        "members": len(plans),
+        "num_classes": built.num_classes,
+        "exact_without_vnni": not built.wide,
+        "parity": None if parity is None else asdict(parity),
+        "class_names": None if class_names is None else list(class_names),
+        "detector": None if detector is None else asdict(detector),
+        "recipe": None if recipe is None else dict(recipe),
+        "robustness": None if robustness is None else dict(robustness),
+        "robustness_rounding": None if robustness is None else prepared.own_rounding,
+        "trusted": bool((robustness or {}).get("trusted", False))
+        and prepared.own_rounding == prepared.rounding,
+    }
+    content = built.with_card(card)
     write_bytes(Path(path), content)
     return ExportReport(
-        Path(path), len(content), opset, built.integer, built.floating, built.narrowed, parity
+        Path(path),
+        len(content),
+        prepared.rounding,
+        prepared.opset,
+        built.integer,
+        built.floating,
+        built.narrowed,
+        built.wide,
+        parity,
+        detector,
+        card,
     )
+
+
+def _check_detector(prepared: Prepared, images: Tensor | None, false_alarm_rate: float) -> None:
+    needed = minimum_examples(false_alarm_rate)
+    if images is None:
+        return
+    if not prepared.can_disagree:
+        raise InputError(
+            "detector_images were given, but one network without noise has nothing to disagree with: leave "
+            "them out, or export with rounding='sample' or several members"
+        )
+    if len(images) < needed:
+        raise InputError(
+            f"detector_images has {len(images)}; a false-alarm rate of {false_alarm_rate:g} needs {needed} "
+            "or more"
+        )
 
 
 def measured_ranges(
@@ -185,9 +222,16 @@ def measured_ranges(
     return ranges
 
 
-def _check_examples(images: Tensor | None, labels: Tensor | None) -> None:
-    if images is not None:
-        check_images(images)
+def _check_examples(images: Tensor | None, labels: Tensor | None, **others: Tensor | None) -> None:
+    given = {name: each for name, each in {"images": images, **others}.items() if each is not None}
+    for name, each in given.items():
+        check_images(each, name)
+        first, *_ = given.values()
+        if each.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"{name} are of shape {tuple(each.shape[1:])}, {next(iter(given))} of "
+                f"{tuple(first.shape[1:])}; allowed: one size"
+            )
     if labels is not None:
         if images is None:
             raise InputError("labels were given without images; give both, or images alone")
@@ -202,30 +246,3 @@ def _image_shape(plans: Sequence[MemberPlan], images: Tensor | None) -> list[int
         first = cast(nn.Linear, next(plans[0].products()).layer)
         return [first.in_features]
     return [channels, "height", "width"]
-
-
-def _opset(plans: Sequence[MemberPlan], opset: int | None, *, noisy: bool) -> int:
-    """Return the opset to use, or raise where the one asked for does not do."""
-    import onnx
-
-    from squint.export.onnx.build import NOISY_OPSET, OPSETS
-
-    least = 4 if noisy else 2
-    bits, name = 32, ""
-    for product in (p for plan in plans for p in plan.products()):
-        weight = quantizer_pair(product.layer)[1]
-        if weight is not None and stored_bits(largest_value(weight), least) < bits:
-            bits, name = stored_bits(largest_value(weight), least), product.name
-    if opset is None:
-        return OPSETS[bits]
-    check_number("opset", opset, OPSETS[32], onnx.defs.onnx_opset_version(), whole=True)
-    if opset < OPSETS[bits]:
-        raise InputError(
-            f"opset is {opset}, too old for {bits}-bit weights ({name}); use opset {OPSETS[bits]} or later"
-        )
-    if noisy and opset > NOISY_OPSET:
-        raise InputError(
-            f"opset is {opset}; ONNX Runtime draws noise up to opset {NOISY_OPSET}: use that, "
-            "or rounding='nearest'"
-        )
-    return int(opset)

@@ -1,0 +1,98 @@
+"""Peak memory of a training step and of an attack's gradient against batch, members, draws and chunk.
+
+Every case runs in a process of its own, whose peak resident memory is read before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from squint import Ensemble, ObjectiveConfig, attacks, calibrate, models, quantize
+from squint.training import EnsembleObjective
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: `chunk` None holds all draws of the attack's gradient at once."""
+
+    work: str
+    batch: int
+    members: int
+    draws: int
+    chunk: int | None = None
+
+
+CASES = (
+    Case("training", 32, 1, 1),
+    Case("training", 64, 1, 1),
+    Case("training", 32, 3, 1),
+    Case("training", 32, 3, 2),
+    Case("attack", 4, 1, 1),
+    Case("attack", 4, 3, 1),
+    Case("attack", 4, 3, 16),
+    Case("attack", 8, 3, 16),
+    Case("attack", 4, 3, 64),
+    Case("attack", 4, 3, 64, 16),
+    Case("attack", 4, 3, 64, 4),
+)
+"""ResNet-8 of width 16 on 32 x 32 images."""
+
+
+def _peak() -> int:
+    """Return this process's peak resident memory in bytes (Linux counts it in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _work(case: Case, ens: Ensemble) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(case.batch, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (case.batch,), generator=generator)
+    if case.work == "attack":
+        attacks.fgsm(ens, x, y, eps=5 / 255, eot=case.draws, chunk=case.chunk, generator=generator)
+        return
+    loss = ObjectiveConfig(ensemble=1.0, conditional_redundancy=0.1, information_warmup=0.0)
+    terms = EnsembleObjective(loss, case.draws, 1)(ens.train(), x, y, 1)
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+
+
+def measured(case: Case) -> int:
+    """Return the bytes that the case adds to the peak of this process, once everything is loaded."""
+    nets: list[nn.Module] = [
+        quantize(models.resnet8(), bits, 4, 2, activation_width=0.0) for bits in (2, 3, 4)[: case.members]
+    ]
+    for net in nets:
+        calibrate(net, torch.rand(4, 3, 32, 32))
+    ens = Ensemble(nets)
+    _work(Case(case.work, 2, case.members, 1), ens)
+    before = _peak()
+    _work(case, ens)
+    return _peak() - before
+
+
+def main() -> None:
+    """Print the table."""
+    print("work      batch members draws at once   peak MiB   MiB per image, member and draw at once")
+    for case in CASES:
+        command = [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(case))]
+        added = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout) / 2**20
+        held = min(case.draws, case.chunk or case.draws)
+        each = added / (case.batch * case.members * held)
+        print(
+            f"{case.work:<9} {case.batch:5d} {case.members:7d} {case.draws:5d} {held:7d}"
+            f"   {added:8.0f}   {each:6.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(measured(Case(**json.loads(sys.argv[1]))))
+    else:
+        main()

@@ -1,0 +1,111 @@
+"""A copy of a network that computes what the network computes, with less work: nothing in it will change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from squint.attacks.gradients import AnyModel
+from squint.quantize import quantizers
+from squint.quantize.layers import QUANTIZED
+
+_OURS = ("torch.nn.", "squint.quantize.", "squint.models.", "squint.ensemble", "squint.evaluation.")
+_STEP_FLOOR = 1e-8
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def frozen(model: AnyModel) -> AnyModel:
+    """Return a copy of the model in evaluation mode whose outputs are bit for bit those of the model.
+
+    Weights are quantized once and not in every pass, learned steps and batch normalization are constants, and
+    no parameter asks for a gradient; the images' gradients agree up to float rounding. Only networks made of
+    torch's and squint's own layers, without hooks, are copied, since others may keep state that a copy would
+    not share; any other model is returned as it is.
+
+    Args:
+        model: what will be attacked or scored, in the mode that its batch normalization is to have.
+    """
+    if not isinstance(model, nn.Module) or not all(_known(part) for part in model.modules()):
+        return model
+    copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        for quantizer in quantizers(copied):
+            step = quantizer.step.clamp_min(_STEP_FLOOR)
+            del quantizer.step
+            quantizer.register_buffer("step", step)
+        for parent in list(copied.modules()):
+            _settle(parent)
+    return copied
+
+
+def _known(part: nn.Module) -> bool:
+    return type(part).__module__.startswith(_OURS) and not any(getattr(part, hooks) for hooks in _HOOKS)
+
+
+def _settle(parent: nn.Module) -> None:
+    """Replace what is computed anew in every pass among a module's direct children."""
+    for name, child in list(parent.named_children()):
+        if type(child) in QUANTIZED.values():
+            layer = cast(Any, child)
+            if layer.weight_quantizer is not None and not layer.weight_quantizer.stochastic:
+                layer.weight = nn.Parameter(layer.quantized_weight()[0].contiguous(), requires_grad=False)
+                layer.weight_quantizer = None
+        elif type(child) in _NORMS and cast(nn.BatchNorm2d, child).running_var is not None:
+            setattr(parent, name, _FrozenNorm(cast(nn.BatchNorm2d, child)).eval())
+
+
+class _FrozenNorm(nn.Module):
+    """Batch normalization by running statistics; its backward pass is one product with a constant."""
+
+    mean: Tensor
+    variance: Tensor
+    scale: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+        # Without an affine part both are None.
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        inverse = (variance + norm.eps).rsqrt()
+        self.register_buffer("scale", inverse if norm.weight is None else norm.weight * inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalized values, shaped like x."""
+        return cast(
+            Tensor,
+            _Normalize.apply(x, self.mean, self.variance, self.weight, self.bias, self.eps, self.scale),  # type: ignore[no-untyped-call]
+        )
+
+
+class _Normalize(torch.autograd.Function):
+    """The values of `batch_norm` in evaluation mode, whose own backward pass costs several times as much."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        scale: Tensor,
+    ) -> Tensor:
+        """Return x normalized by the running statistics."""
+        ctx.save_for_backward(scale)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Return the gradient of x alone."""
+        (grad,), (scale,) = grads, ctx.saved_tensors
+        return grad * scale.view(-1, *[1] * (grad.ndim - 2)), None, None, None, None, None, None

@@ -1,0 +1,131 @@
+"""Who holds a run folder, which squint wrote it, and where its parts were computed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from squint._checks import InputError
+from squint._files import read_json, remove_leftovers, write_json
+from squint.study.systems import environment
+
+FOLDER_VERSION = 1
+"""Of what lies in a run folder and how."""
+LOCK = ".lock"
+_ABOUT = "run.json"
+
+
+class Lock:
+    """A run folder held by this process alone, until it is closed or the process ends, however it ends.
+
+    What killed processes began to write is removed: nobody else can be writing now.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        squint.InputError: another process holds it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = open(path / LOCK, "a")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{path} is in use by another squint process") from None
+        except OSError as error:
+            self._file.close()
+            raise InputError(f"cannot lock {path}: {error.strerror or error}") from None
+        try:
+            remove_leftovers(path)
+        except InputError:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._file.close()
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes that write into a run folder out of it; anything else is left as it is.
+
+    Raises:
+        squint.InputError: see `Lock`.
+    """
+    if not (run / "config.yaml").is_file():
+        yield
+        return
+    lock = Lock(run)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def check_version(path: Path) -> None:
+    """Refuse a run folder from a newer squint.
+
+    Raises:
+        squint.InputError: the folder is newer, or `run.json` is damaged.
+    """
+    about = _about(path)
+    if about["format_version"] > FOLDER_VERSION:
+        raise InputError(
+            f"{path} was written by a newer squint ({_writer(about)}; folder format "
+            f"{about['format_version']}, this one reads {FOLDER_VERSION}): update squint, or name another "
+            "--output"
+        )
+
+
+def environments(path: Path) -> list[dict[str, Any]]:
+    """Return every set of versions and hardware that computed a part of this run, this process's last.
+
+    They are kept in `run.json`. Only where there is one are the run's numbers those of one machine.
+    """
+    versions, hardware = environment()
+    here = {"versions": versions, "hardware": hardware}
+    known = [each for each in _about(path)["environments"] if each != here]
+    write_json(path / _ABOUT, {"format_version": FOLDER_VERSION, "environments": [*known, here]})
+    return [*known, here]
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return what `run.json` says; folders from before it have none, and are of format 1."""
+    file = path / _ABOUT
+    if not file.exists():
+        return {"format_version": 1, "environments": []}
+    about = read_json(file)
+    found = about.get("environments") if isinstance(about, dict) else None
+    if not isinstance(found, list) or type(about.get("format_version")) is not int:
+        raise InputError(f"{file} is damaged: remove it if this squint began the run")
+    return dict(about)
+
+
+def _writer(about: dict[str, Any]) -> str:
+    """Return the version that wrote last, as far as a file from the future tells."""
+    last = about["environments"][-1] if about["environments"] else None
+    versions = last.get("versions") if isinstance(last, dict) else None
+    return str(versions.get("squint-nn", "?") if isinstance(versions, dict) else "?")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        squint.InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} is not readable: {error.strerror or error}") from None

@@ -1,0 +1,117 @@
+"""The ladder on weights that are there: its outcomes and evidence lie where a study would have put them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from squint import data as D
+from squint._checks import InputError, format_fraction
+from squint._files import write_bytes
+from squint.attacks.gradients import AnyModel
+from squint.ensemble import Ensemble
+from squint.evaluation import RobustnessReport
+from squint.evaluation.budgets import Budget
+from squint.evaluation.evidence_files import load_evidence
+from squint.evaluation.ladder_report import ladder_report
+from squint.study.keeping import held
+from squint.study.progress import Bar
+
+
+def climb_weights(
+    name: str,
+    ens: Ensemble,
+    test: D.ImageData,
+    radii: list[float],
+    budget: Budget,
+    *,
+    draws: int | None,
+    resubmissions: int,
+    seed: int,
+    images: int,
+    batch_size: int,
+    tier: str,
+    sources: Mapping[str, AnyModel],
+    folder: Path | None,
+    bar: Bar,
+) -> RobustnessReport:
+    """Return the ladder's report on one system; continues where it was stopped, if it has a folder.
+
+    Outcomes are kept in `ladder/NAME-BUDGET` of the folder. The worst images at the first radius go to
+    `evidence/NAME.npz`, unless images that break more are there already.
+
+    Args:
+        name: of the system.
+        ens: what is attacked.
+        test: its images, from the first.
+        radii: L∞ radii.
+        budget: what may be spent.
+        draws: draws S per prediction; None: the ensemble's own.
+        resubmissions: fresh deployments R of every image.
+        seed: base of every stream.
+        images: how many images.
+        batch_size: images attacked at once.
+        tier: training tier of the system.
+        sources: further models to transfer from, by name.
+        folder: a run's folder, or another one; None keeps nothing.
+        bar: where progress goes.
+
+    Raises:
+        squint.InputError: the folder holds another configuration's outcomes, or evidence at another radius,
+            or another process works on it.
+    """
+    evidence = None if folder is None else folder / "evidence" / f"{name}.npz"
+    if evidence is not None and evidence.is_file():
+        _check_radius(evidence, radii[0])
+    total = min(images, len(test))
+    reports = []
+    with nullcontext() if folder is None else held(folder), TemporaryDirectory() as place:
+        for number, radius in enumerate(radii):
+            found = Path(place) / f"{name}.npz"
+            bar.start(f"{budget.name} ladder {name}, {format_fraction(radius)}", total)
+            report = ladder_report(
+                ens,
+                test,
+                [radius],
+                budget,
+                system=name,
+                draws=ens.draws if draws is None else draws,
+                resubmissions=resubmissions,
+                seed=seed,
+                limit=images,
+                batch_size=batch_size,
+                tier=tier,
+                sources=sources,
+                folder=None if folder is None else folder / "ladder" / f"{name}-{budget.name}",
+                progress=lambda done, _: bar.move(done),
+                evidence=found,
+            )
+            reports.append(report)
+            if number == 0 and evidence is not None:
+                _keep_stronger(found, evidence)
+    return replace(
+        reports[0],
+        records=tuple(record for report in reports for record in report.records),
+        outcomes=tuple(outcome for report in reports for outcome in report.outcomes),
+    )
+
+
+def _check_radius(evidence: Path, radius: float) -> None:
+    held_at, wanted = format_fraction(load_evidence(evidence).eps), format_fraction(radius)
+    if held_at != wanted:
+        raise InputError(
+            f"{evidence} is evidence at eps {held_at}; allowed: eps {held_at} first, or another --folder "
+            f"for {wanted}"
+        )
+
+
+def _keep_stronger(found: Path, evidence: Path) -> None:
+    """Put new evidence in the place of older, unless that is of more images or breaks more of as many."""
+    if evidence.is_file():
+        old, new = load_evidence(evidence), load_evidence(found)
+        if (-len(old.index), float(old.correct.mean())) < (-len(new.index), float(new.correct.mean())):
+            return
+    write_bytes(evidence, found.read_bytes())

@@ -1,0 +1,143 @@
+"""A run's system as a small folder that others can load, verify and try to break without its data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from squint import data as D
+from squint._checks import InputError, check_choice
+from squint._files import read_bytes, write_bytes, write_json, write_text
+from squint.evaluation.arrays import read_npz, write_npz
+from squint.evaluation.evidence_files import load_evidence
+from squint.export import load, save
+from squint.study.config import RecipeConfig
+from squint.study.folder import read_config, read_results
+from squint.study.recipes import to_yaml
+
+IMAGES = "images.npz"
+_MOST_BYTES = 2**28
+
+
+def kept_images(folder: Path) -> D.ImageData | None:
+    """Return the test images that a published folder keeps, in the order of the test set, or None.
+
+    Raises:
+        squint.InputError: the file is there and is not whole, or not what `publish` writes.
+    """
+    path = folder / IMAGES
+    if not path.is_file():
+        return None
+    arrays = read_npz(path, max_bytes=_MOST_BYTES)
+    try:
+        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+        names = tuple(str(name) for name in arrays["class_names"])
+        return D.ImageData(images, labels, names, str(arrays["name"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no kept images ({error}); publish the run again") from None
+
+
+def publish(run: Path, system: str | None, output: Path) -> Path:
+    """Write one system of a finished run as a folder of its own, and return that folder.
+
+    It holds the recipe with this system alone, packed weights, the system's records, evidence with the test
+    images it came from, and a card.
+
+    Args:
+        run: folder of a finished run whose ladder was climbed.
+        system: name of the system; None: the headline's.
+        output: folder to write.
+
+    Raises:
+        squint.InputError: no such system, no evidence, or an output that is there already.
+    """
+    recipe, results = read_config(run), read_results(run)
+    name = system or recipe.headline_system
+    check_choice("system", name, recipe.systems)
+    evidence = run / "evidence" / f"{name}.npz"
+    if not evidence.is_file():
+        raise InputError(f"{evidence} is missing: run the study with --attack.ladder quick or standard first")
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"output is {output}, which is not empty; allowed: a new folder")
+    ens = load(run / "weights" / f"{name}.safetensors")
+    weights = output / "weights" / f"{name}.safetensors"
+    save(ens, weights, packed=True)
+    alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
+    write_text(output / "config.yaml", to_yaml(alone))
+    own = _of_system(results, name)
+    write_json(output / "results.json", own)
+    write_bytes(output / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
+    _keep_images(recipe, len(load_evidence(evidence).labels), output)
+    write_text(output / "card.md", card(own, alone, name, weights))
+    return output
+
+
+def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
+    kept = {**results, "headline_system": name}
+    kept["systems"] = [system for system in results["systems"] if system["name"] == name]
+    for rows in ("records", "plane"):
+        kept[rows] = [row for row in results.get(rows, []) if row["system"] == name]
+    return kept
+
+
+def _keep_images(recipe: RecipeConfig, count: int, output: Path) -> None:
+    test = D.load(recipe.dataset, recipe.data_dir, validation=recipe.validation, seed=recipe.seed).test
+    write_npz(
+        output / IMAGES,
+        {
+            "images": test.images[:count].numpy(),
+            "labels": test.labels[:count].numpy(),
+            "class_names": np.array(test.class_names),
+            "name": np.asarray(test.name),
+        },
+    )
+
+
+def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path) -> str:
+    """Return the model card as Markdown: recipe, seed, every record, its flags and the weights' digest."""
+    (facts,) = results["systems"]
+    system = recipe.systems[name]
+    lines = [
+        f"# {facts['title']}",
+        "",
+        system.description,
+        "",
+        f"- data: {recipe.dataset}; {recipe.train.epochs} epochs in {facts['training_seconds']:.0f} s",
+        f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}, {facts['parameters']:,} "
+        f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
+        f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
+        f"- hardware: {', '.join(f'{key} {value}' for key, value in results['hardware'].items())}",
+        f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
+        f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
+        "",
+        "| attack | eps | n | clean | deployed rule | 95 % | single draw | persistent | trusted |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in results["records"]:
+        low, high = record["ci95"]
+        lines.append(
+            f"| {record['attack']} | {record['eps']} | {record['n']} | {record['clean_accuracy']:.1%} "
+            f"| {record['robust_accuracy']:.1%} | {low:.1%} to {high:.1%} "
+            f"| {_percent(record['single_draw_accuracy'])} | {_percent(record['persistent_accuracy'])} "
+            f"| {'yes' if record['trusted'] else 'no'} |"
+        )
+    flags = sorted({_flag(flag) for record in results["records"] for flag in record["red_flags"]})
+    lines += ["", "Red flags:", "", *(f"- {flag}" for flag in flags or ["none"]), ""]
+    lines += [
+        "Try to break it: `squint verify NAME`, `squint attack NAME`, `squint break NAME FILE.npz`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _flag(flag: Any) -> str:
+    return str(flag.get("message", flag)) if isinstance(flag, dict) else str(flag)

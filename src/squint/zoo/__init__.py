@@ -1,0 +1,36 @@
+"""The shipped models: each a small run folder with packed weights, records and evidence, attackable offline.
+
+An entry holds `config.yaml`, `results.json`, `weights/SYSTEM.safetensors` (packed at their bit-widths),
+`evidence/SYSTEM.npz` (the worst adversarial images found, as bytes), `images.npz` (the test images that they
+came from) and `card.md`. `squint publish` makes one of a run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_ROOT = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names of the shipped models, sorted."""
+    return sorted(path.name for path in _ROOT.iterdir() if (path / "config.yaml").is_file())
+
+
+def resolved(path: str | Path) -> Path:
+    """Return the folder of the shipped model that `path` names, or `path` where it names none or exists."""
+    given = Path(path)
+    if given.parts == (given.name,) and not given.exists() and given.name in names():
+        return _ROOT / given.name
+    return given
+
+
+def is_shipped(path: Path) -> bool:
+    """Return whether a path lies among the shipped models, where nothing is to be written."""
+    return path.resolve().is_relative_to(_ROOT.resolve())
+
+
+def weights(folder: Path) -> Path:
+    """Return the one weights file of an entry's folder, or the folder where there is none or several."""
+    files = sorted((folder / "weights").glob("*.safetensors"))
+    return files[0] if len(files) == 1 else folder

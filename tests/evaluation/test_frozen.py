@@ -1,0 +1,93 @@
+"""A frozen copy computes what its model computes, and leaves the model alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import squint
+from squint._checks import HasMemberLogits
+from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.objectives import objective
+from squint.evaluation.frozen import frozen
+from squint.quantize import attacker_view, quantizers
+from tests.evaluation.ladder_models import NoisyPair
+
+
+def ensemble(**settings: object) -> squint.Ensemble:
+    """Return two members with batch normalization whose statistics are those of no other network."""
+    generator = torch.Generator().manual_seed(0)
+    members = []
+    for bits in (2, 3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(bits)
+            plain = squint.models.small_cnn(in_channels=1, width=4)
+        net = squint.quantize(plain, bits, 4, 1, **settings)  # type: ignore[arg-type]
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                norm.running_mean.copy_(0.3 * torch.randn(norm.num_features, generator=generator))
+                norm.running_var.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
+                norm.weight.data.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
+        squint.calibrate(net, torch.rand(32, 1, 8, 8, generator=generator))
+        members.append(net)
+    return squint.Ensemble(members, draws=2)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    return x, torch.arange(12) % 10
+
+
+CASES = [{}, {"learn_width": True}, {"weight_width": 1.0}, {"activation_width": 0.0, "learn_range": False}]
+
+
+@pytest.mark.parametrize("settings", CASES)
+def test_outputs_are_the_same_bit_for_bit_and_gradients_to_rounding(settings: dict[str, object]) -> None:
+    model, (x, y) = ensemble(**settings), images()
+    quick = frozen(model)
+    assert quick is not model
+    with evaluation_mode(model):
+        assert torch.equal(Units(model, y, 4).logits(x, 7), Units(quick, y, 4).logits(x, 7))
+        views = (
+            (model, quick),
+            (attacker_view(model, "identity"), attacker_view(cast(nn.Module, quick), "identity")),
+        )
+        for own, other in views:
+            value, slope = Units(own, y, 4).gradient(x, objective("margin", y), 7)
+            again, same = Units(other, y, 4).gradient(x, objective("margin", y), 7)
+            torch.testing.assert_close(again, value, rtol=0, atol=0)
+            # Float32 sums over at most a few hundred terms in another order.
+            torch.testing.assert_close(same, slope, rtol=1e-4, atol=1e-5 * float(slope.abs().max()))
+            assert float(slope.abs().max()) > 0
+
+
+def test_the_model_stays_as_it_is_and_the_copy_asks_for_no_gradient() -> None:
+    model = ensemble().train()
+    before = copy.deepcopy(model.state_dict())
+    quick = frozen(model)
+    assert isinstance(quick, squint.Ensemble)
+    assert model.training
+    assert not any(part.training for part in quick.modules())
+    assert not any(parameter.requires_grad for parameter in quick.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    weights = [q for q in quantizers(quick) if q.name.endswith("weight_quantizer")]
+    assert not weights
+    assert isinstance(frozen(quick), HasMemberLogits)
+
+
+def test_a_network_that_may_keep_state_is_not_copied() -> None:
+    pair = NoisyPair()
+    assert frozen(pair) is pair
+    called = lambda x: x.flatten(1)  # noqa: E731
+    assert frozen(called) is called
+    hooked = ensemble()
+    hooked.register_forward_hook(lambda *_: None)
+    assert frozen(hooked) is hooked

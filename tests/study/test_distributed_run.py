@@ -1,0 +1,105 @@
+"""`squint run` in two processes (gloo) on this machine: killed, taken up again, refused where it must be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from squint import _ranks, cli
+from squint._checks import InputError
+from squint.study.job import with_devices
+from squint.study.recipes import checked
+from squint.training import TrainConfig
+from squint.training.launching import devices_of, make_fabric
+from tests.processes import alone, finish, start
+from tests.study.tiny import PLAIN
+
+
+def recipe(folder: Path) -> str:
+    """A study of one system, written to a file."""
+    plain = PLAIN | {"curve": [], "systems": {"noisy": PLAIN["systems"]["noisy"]}}
+    plain["attack"] = {**PLAIN["attack"], "images": 6, "batch_size": 2, "resubmissions": 2}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return str(path)
+
+
+def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until a file is there; the processes that write it must live that long."""
+    for _ in range(6000):
+        if path.exists():
+            return
+        assert all(process.poll() is None for process in processes), finish(processes, 10)
+        time.sleep(0.01)
+    raise AssertionError(f"{path} was not written")
+
+
+def test_a_killed_process_ends_its_job_which_goes_on_to_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [recipe(tmp_path), "--quiet", "--train.epochs", "4", "--output"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    processes = start(2, ["-m", "squint", "run", *words, str(stopped)])
+    wait_for(stopped / "checkpoints" / "noisy.safetensors", processes)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    killed = time.monotonic()
+    (code, written), _ = finish(processes, 60)
+    assert time.monotonic() - killed < 60
+    assert code == 1
+    assert "process 0 of 2 has lost contact" in written
+    assert "start all of them again with --resume" in written
+    assert "Traceback" not in written
+    # Another number of processes would be another training.
+    assert cli.main(["run", *words, str(stopped), "--resume"]) == 2
+    assert "train.devices (was 2, now 1); resume with the same settings" in capsys.readouterr().err
+    # Squint starts the second process itself where it is told to.
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "squint", verb, *words, str(output), "--devices", "2", *more],
+            env=alone(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for verb, output, more in (("run", stopped, ["--resume"]), ("train", whole, []))
+    ]
+    for code, written in finish(runs, 120):
+        assert code == 0, written
+    weights = [(run / "weights" / "noisy.safetensors").read_bytes() for run in (stopped, whole)]
+    assert weights[0] == weights[1]
+    assert not (stopped / "checkpoints" / "noisy.safetensors").exists()
+    assert (stopped / "report.html").is_file()
+
+
+def test_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^train.devices is 4096; allowed: at most \d+ on this machine"):
+        devices_of(TrainConfig(devices=4096, accelerator="cpu"))
+
+
+def test_devices_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LOCAL_RANK", "0"), ("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert _ranks.started() == 2
+    assert with_devices(checked(PLAIN, "")).train.devices == 2
+    with pytest.raises(InputError, match=r"train.devices is 3, and this job was started with 2 processes"):
+        devices_of(TrainConfig(devices=3))
+    with pytest.raises(InputError, match=r"train.batch_size is 9; allowed: a multiple of the 2 devices"):
+        make_fabric(TrainConfig(batch_size=9, accelerator="cpu"))
+
+
+def test_only_the_first_process_of_a_job_reports_what_all_meet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, said in (("0", True), ("1", False)):
+        for name, value in (("LOCAL_RANK", rank), ("RANK", rank), ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        assert cli.main(["run", "no-such-recipe"]) == 2
+        assert bool(capsys.readouterr().err) is said

@@ -1,0 +1,147 @@
+"""A published system can be loaded, verified and challenged without its data set."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import squint
+import squint.study.run
+from squint import data as D
+from squint import zoo
+from squint._checks import InputError
+from squint.cli import main
+from squint.evaluation.evidence_files import Evidence, save_evidence
+from squint.evaluation.scoring import score
+from squint.study.published import kept_images, publish
+from squint.study.run import run_study
+from tests.study.tiny import tiny
+
+N = 20
+EPS = 24 / 255
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with evidence on its ensemble."""
+    folder = tmp_path_factory.mktemp("published") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(squint.study.run, "write_report", lambda _: None)
+        run_study(tiny(), folder)
+    ens = squint.load(folder / "weights" / "noisy.safetensors")
+    x, y = D.load("digits").test.subset(range(N)).pair()
+    moved = squint.attacks.pgd(ens, x, y, eps=EPS, steps=5, generator=torch.Generator().manual_seed(0))
+    images = (255 * moved).round().to(torch.uint8)
+    scores = score(ens, images / 255, y, draws=ens.draws, resubmissions=64, seed=5, keys=("test",))
+    nothing = torch.full((N,), -1)
+    evidence = Evidence(torch.arange(N), y, images, nothing, scores.correct.double(), 64, EPS, "noisy")
+    save_evidence(folder / "evidence" / "noisy.npz", evidence)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of published systems, with one called `tiny`."""
+    folder = tmp_path_factory.mktemp("shelf")
+    publish(run, "noisy", folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def shipped(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shelf as the package's own, and no data set to be had."""
+    monkeypatch.setattr(zoo, "_ROOT", shelf)
+
+    def nothing(*_: object, **__: object) -> None:
+        raise AssertionError("the data set was asked for")
+
+    monkeypatch.setattr(D, "load", nothing)
+
+
+def test_the_packed_weights_predict_as_the_run_s(run: Path, shelf: Path) -> None:
+    theirs = squint.load(run / "weights" / "noisy.safetensors")
+    packed = squint.load(shelf / "tiny")
+    x, _ = D.load("digits").test.subset(range(N)).pair()
+    logits = [e.member_logits(x, 3, generator=torch.Generator().manual_seed(1)) for e in (theirs, packed)]
+    assert torch.equal(*logits)
+    sizes = [
+        p.stat().st_size
+        for p in (run / "weights" / "noisy.safetensors", shelf / "tiny" / "weights" / "noisy.safetensors")
+    ]
+    assert sizes[1] < sizes[0]
+
+
+def test_the_card_names_digest_and_every_record(shelf: Path) -> None:
+    text = (shelf / "tiny" / "card.md").read_text()
+    weights = (shelf / "tiny" / "weights" / "noisy.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in text
+    assert "| pgd | 24/255 |" in text
+    assert "| pgd | 8/255 |" in text
+    assert "Red flags:" in text
+    assert "| no |" in text
+
+
+def test_the_kept_images_are_the_first_of_the_test_set(shelf: Path) -> None:
+    kept = kept_images(shelf / "tiny")
+    test = D.load("digits").test
+    assert kept is not None
+    assert len(kept) == N
+    assert torch.equal(kept.images, test.images[:N])
+    assert torch.equal(kept.labels, test.labels[:N])
+    assert kept.class_names == test.class_names
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_name_is_enough_to_load_verify_and_challenge(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert zoo.names() == ["tiny"]
+    assert len(squint.load("tiny").members) == 2
+    assert main(["verify", "tiny", "--seed", "3", "--quiet"]) == 0
+    assert "n=20; agrees" in capsys.readouterr().out
+    # The record's own images cannot beat it.
+    assert main(["break", "tiny", str(shelf / "tiny" / "evidence" / "noisy.npz"), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "24/255" in said
+    assert "the record stands" in said
+    assert main(["info", "tiny", "--quiet"]) == 0
+
+
+@pytest.mark.usefixtures("shipped")
+def test_an_attack_on_a_shipped_model_writes_nothing_into_the_package(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(shelf.rglob("*"))
+    words = ["attack", "tiny", "--eps", "24/255", "--images", "2", "--resubmissions", "16", "--quiet"]
+    assert main([*words, "--attacks", "seed", "quick"]) == 0
+    assert "n=2" in capsys.readouterr().out
+    assert sorted(shelf.rglob("*")) == before
+    assert (tmp_path / "runs" / "tiny" / "evidence" / "noisy.npz").is_file()
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_path_that_exists_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert zoo.resolved("tiny") != Path("tiny")
+    (tmp_path / "tiny").mkdir()
+    assert zoo.resolved("tiny") == Path("tiny")
+    assert zoo.resolved("other") == Path("other")
+
+
+def test_bad_input_is_named(run: Path, shelf: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not empty"):
+        publish(run, "noisy", shelf / "tiny")
+    with pytest.raises(InputError, match=r"system is 'other'"):
+        publish(run, "other", tmp_path / "new")
+    with pytest.raises(InputError, match=r"plain.npz is missing: run the study with --attack.ladder"):
+        publish(run, "plain", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "images.npz").write_bytes((shelf / "tiny" / "images.npz").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"images.npz"):
+        kept_images(damaged)

@@ -1,0 +1,93 @@
+"""`squint detect` through `main`: its controls, what it keeps, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import squint
+import squint.study.run
+from squint.cli import main
+from squint.data.corruptions import CORRUPTIONS
+from squint.study.run import run_study
+from tests.study.tiny import tiny
+
+WORDS = ("--images", "4", "--steps", "3", "--resubmissions", "4", "--adaptive", "agreement", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that was looked at for detection once."""
+    folder = tmp_path_factory.mktemp("detect") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(squint.study.run, "write_report", lambda _: None)
+        run_study(tiny(), folder)
+    assert main(["detect", str(folder), *WORDS]) == 0
+    return folder
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((run / "detection.json").read_text())["records"]
+    return found
+
+
+def test_controls_are_noise_doubt_and_every_corruption(run: Path) -> None:
+    (record,) = records(run)
+    expected = {"noise", "clean, misclassified", *(f"{kind} 3" for kind in CORRUPTIONS)}
+    assert set(record["controls"]) == expected
+    drawn = json.loads((run / "detection.json").read_text())["curves"][0]["histograms"]["shares"]
+    assert sum(drawn["fog 3"]) == pytest.approx(1)
+
+
+def test_the_detector_is_kept_beside_its_ensemble(run: Path) -> None:
+    ens = squint.load(run / "weights" / "noisy.safetensors")
+    path = run / "detectors" / "noisy.predictive_information.safetensors"
+    detector = squint.Detector.load(path, ens)
+    assert detector.threshold == records(run)[0]["threshold"]
+    assert detector.flag(torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))).shape == (3,)
+
+
+def test_resuming_runs_no_attack_again_and_keeps_other_records(run: Path) -> None:
+    first = records(run)
+    kept = {path: path.stat().st_mtime_ns for path in (run / "detection").iterdir()}
+    assert len(kept) == 3
+    assert main(["detect", str(run), *WORDS, "--resume", "--eps", "24/255", "8/255"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    second = records(run)
+    assert [record["eps"] for record in second] == ["24/255", "8/255"]
+    assert second[0] == first[0]
+    assert main(["detect", str(run), *WORDS, "--corruptions", "fog", "--strength", "5"]) == 0
+    (third,) = records(run)
+    assert set(third["controls"]) == {"noise", "clean, misclassified", "fog 5"}
+    assert all(path.stat().st_mtime_ns > before for path, before in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--systems", "plain"), "system is 'plain'; allowed: noisy"),
+        (("--corruptions", "fogg"), "did you mean 'fog'"),
+        (("--strength", "6"), "strength is 6"),
+        (("--false-alarm-rate", "1"), "false_alarm_rate is 1.0; allowed: a number in (0, 1)"),
+        (("--false-alarm-rate", "0.001"), "needs 999 or more"),
+    ],
+)
+def test_bad_options_are_named(
+    run: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["detect", str(run), *WORDS, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_not_continued(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "detection.json"
+    content = path.read_text()
+    path.write_text("[]")
+    assert main(["detect", str(run), *WORDS, "--resume"]) == 2
+    assert "is no detection.json" in capsys.readouterr().err
+    path.write_text(content)
