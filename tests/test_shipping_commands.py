@@ -7,48 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import squint
 import squint.study.run
 from squint import data as D
-from squint.cli import main
 from squint.commands.export import ExportOptions, export_lines, export_path
 from squint.study.folder import read_results
-from squint.study.run import run_study
-from tests.study.tiny import tiny
+from tests.study.finished import clean_images, done, finished, refused
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a plain network and a noisy ensemble."""
-    folder = tmp_path_factory.mktemp("shipping") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(squint.study.run, "write_report", lambda _: None)
-        run_study(tiny(), folder)
-    return folder
-
-
-def clean_images() -> tuple[torch.Tensor, torch.Tensor]:
-    return D.load("digits").test.subset(range(20)).pair()
-
-
-def done(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Return what a command prints."""
-    capsys.readouterr()
-    assert main([*map(str, words), "--quiet"]) == 0
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Return the one line with which a command refuses its input."""
-    capsys.readouterr()
-    assert main([*map(str, words), "--quiet"]) == 2, words
-    line = capsys.readouterr().err
-    assert line.startswith("squint: ")
-    assert line.count("\n") == 1
-    return line
+    return finished(tmp_path_factory.mktemp("shipping") / "run")
 
 
 def test_export_predict_and_attack(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

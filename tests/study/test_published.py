@@ -14,32 +14,14 @@ from squint import data as D
 from squint import zoo
 from squint._checks import InputError
 from squint.cli import main
-from squint.evaluation.evidence_files import Evidence, save_evidence
-from squint.evaluation.scoring import score
 from squint.study.published import kept_images, publish
-from squint.study.run import run_study
-from tests.study.tiny import tiny
-
-N = 20
-EPS = 24 / 255
+from tests.study.finished import N, clean_images, finished, with_evidence
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with evidence on its ensemble."""
-    folder = tmp_path_factory.mktemp("published") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(squint.study.run, "write_report", lambda _: None)
-        run_study(tiny(), folder)
-    ens = squint.load(folder / "weights" / "noisy.safetensors")
-    x, y = D.load("digits").test.subset(range(N)).pair()
-    moved = squint.attacks.pgd(ens, x, y, eps=EPS, steps=5, generator=torch.Generator().manual_seed(0))
-    images = (255 * moved).round().to(torch.uint8)
-    scores = score(ens, images / 255, y, draws=ens.draws, resubmissions=64, seed=5, keys=("test",))
-    nothing = torch.full((N,), -1)
-    evidence = Evidence(torch.arange(N), y, images, nothing, scores.correct.double(), 64, EPS, "noisy")
-    save_evidence(folder / "evidence" / "noisy.npz", evidence)
-    return folder
+    return with_evidence(finished(tmp_path_factory.mktemp("published") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +46,7 @@ def shipped(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_packed_weights_predict_as_the_run_s(run: Path, shelf: Path) -> None:
     theirs = squint.load(run / "weights" / "noisy.safetensors")
     packed = squint.load(shelf / "tiny")
-    x, _ = D.load("digits").test.subset(range(N)).pair()
+    x, _ = clean_images()
     logits = [e.member_logits(x, 3, generator=torch.Generator().manual_seed(1)) for e in (theirs, packed)]
     assert torch.equal(*logits)
     sizes = [
