@@ -12,11 +12,7 @@ from squint.report.table import rows_of, select
 from squint.study.folder import read_config, read_results
 from squint.study.recipes import load_recipe
 
-RUN = Path(__file__).parents[2] / "results" / "study-digits"
-
-pytestmark = pytest.mark.skipif(
-    not (RUN / "results.json").is_file(), reason="results/study-digits is not recorded yet: squint run study"
-)
+RUN = Path(__file__).parents[2] / "results" / "study-digits" / "seed-0"
 
 
 @pytest.fixture(scope="module")

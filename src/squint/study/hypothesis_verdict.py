@@ -110,6 +110,10 @@ def _verdict(each: Collection, found: dict[str, Equivalence]) -> str:
         return "Averaging networks that are quantized alike does not help."
     alone, fair = found["best member"], found["best member, equal compute"]
     equal = found.get("equally quantized")
+    if alone.above_zero and not fair.above_zero:
+        open_ = fair.above_zero is None and fair.verdict == "undecided"
+        rest = "undecided whether also" if open_ else "but not"
+        return f"The collection beats its best member, {rest} one trained as long as all of them."
     if not (alone.above_zero and fair.above_zero):
         settled = any(v.above_zero is False or v.verdict == "equivalent" for v in (alone, fair))
         return (
