@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from squint import _random, attacks
 from squint._checks import InputError, InputTypeError
+from squint.attacks.objectives import objective
 from tests.attacks.models import Linear, NoisyLinear, interior_images
 
 Attack = Callable[..., Tensor]
@@ -129,20 +131,68 @@ def test_bad_input_is_refused_in_one_line(name: str, norm: str, generator: torch
         run(name, norm, model, x, y * 0 + 7, eps=0.1)
 
 
-@pytest.mark.parametrize("name", ["pgd", "apgd", "targeted", "square", "spsa", "member_pgd", "transfer"])
-def test_a_model_that_turns_nan_leaves_finite_points(name: str, generator: torch.Generator) -> None:
+class Brittle(nn.Module):
+    """Linear, but NaN for the even images as soon as they have moved by more than 0.03, in both members."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x, self.linear = x, NoisyLinear(2, x[0].numel(), 5, 0.0)
+
+    def member_logits(
+        self,
+        x: Tensor,
+        draws: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        stratified: bool = False,
+    ) -> Tensor:
+        logits = self.linear.member_logits(x, draws, generator=generator, stratified=stratified)
+        return logits.masked_fill(~self.answers(x)[:, None], torch.nan)
+
+    def answers(self, x: Tensor) -> Tensor:
+        moved = (x - self.x).flatten(1).abs().amax(1) > 0.03
+        return ~(moved & (torch.arange(len(x)) % 2 == 0))
+
+
+ITERATED = ["pgd", "apgd", "apgd_targeted", "targeted", "square", "spsa", "member_pgd", "mora", "arc"]
+
+
+@pytest.mark.parametrize("name", ITERATED)
+def test_nan_is_no_refuge(name: str, generator: torch.Generator) -> None:
+    """An output that is NaN is an error: who meets one keeps the point, and goes on where there is none."""
+    x, y = interior_images((4, 3, 4, 4), generator), torch.tensor([0, 1, 2, 3])
+    model = Brittle(x)
+    found = run(name, "linf", model, x, y, eps=0.05, generator=generator, start=x)
+    assert found.isfinite().all()
+    if name != "spsa":  # which sees the points beside its own, and none of them decides
+        assert not model.answers(found)[::2].any()
+    honest = run(name, "linf", model.linear, x, y, eps=0.05, generator=generator, start=x)
+    pooled = objective("margin", y)
+    clean, left, whole = (
+        pooled(model.linear.member_logits(point, 1).double())[1::2] for point in (x, found, honest)
+    )
+    assert (left - clean >= 0.5 * (whole - clean)).all()
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "mora"])
+def test_a_gradient_that_turns_nan_is_stepped_back_from(name: str, generator: torch.Generator) -> None:
+    """The logits stay finite: nothing says that the point is an error."""
     x, y = interior_images((4, 3, 4, 4), generator), torch.tensor([0, 1, 2, 3])
 
-    class Brittle(NoisyLinear):
-        """Finite at first, NaN for half of the images as soon as they have moved."""
+    class Poisoned(Brittle):
+        def member_logits(self, x: Tensor, draws: int = 1, **noise: Any) -> Tensor:
+            logits = self.linear.member_logits(x, draws, **noise)
+            if logits.requires_grad:
+                spoil = lambda slope: torch.where(self.answers(x)[:, None], slope, torch.nan)  # noqa: E731
+                logits.register_hook(spoil)  # type: ignore[no-untyped-call]
+            return logits
 
-        def _noisy(self, z: Tensor, weight: Tensor) -> Tensor:
-            logits = super()._noisy(z, weight)
-            moved = (z - x.repeat(len(z) // 4, 1, 1, 1)).flatten(1).abs().amax(1) > 0.04
-            return torch.where((moved & (torch.arange(len(z)) % 2 == 0))[:, None], torch.nan * logits, logits)
-
-    found = run(name, "linf", Brittle(2, 48, 5, 0.1), x, y, eps=0.05, generator=generator, start=x)
+    model = Poisoned(x)
+    found = run(name, "linf", model, x, y, eps=0.05, generator=generator, start=x)
     assert found.isfinite().all()
+    pooled = objective("margin", y)
+    before, after = (pooled(model.linear.member_logits(point, 1).double()) for point in (x, found))
+    assert (after >= before).all()
 
 
 def test_random_noise_has_the_norm_of_an_attack(generator: torch.Generator) -> None:

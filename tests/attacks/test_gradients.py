@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from squint import _random
 from squint._checks import InputError, InputTypeError
-from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.gradients import Units, evaluation_mode, nan_reported
 from squint.attacks.objectives import margin, objective
 from tests.attacks.models import Linear, NoisyLinear, interior_images
 
@@ -180,11 +182,28 @@ def test_input_errors_name_what_is_wrong(batch: tuple[Tensor, Tensor]) -> None:
         Units("resnet", y, 1)  # type: ignore[arg-type]
 
     def broken(z: Tensor) -> Tensor:
+        return z.flatten(1)[:, :CLASSES] * torch.nan
+
+    with pytest.raises(InputError, match="NaN for all 6 images"):
+        Units(broken, y, 3).gradient(x, goal, 0)
+    with nan_reported():
+        assert Units(broken, y, 3).gradient(x, goal, 0)[0].tolist() == [math.inf] * 6
+
+
+def test_nan_logits_are_the_largest_loss_of_their_images_alone(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    goal = objective("ce", y)
+
+    def partly(z: Tensor) -> Tensor:
         logits = z.flatten(1)[:, :CLASSES]
         return torch.where(torch.arange(len(z))[:, None] < 2, torch.nan, logits)
 
-    with pytest.raises(InputError, match="NaN for 2 of 6 images"):
-        Units(broken, y, 3).gradient(x, goal, 0)
+    for chunk in (None, 1):
+        loss, slope = Units(partly, y, 3, chunk=chunk).gradient(x, goal, 0)
+        whole, sound = Units(lambda z: z.flatten(1)[:, :CLASSES], y, 3).gradient(x, goal, 0)
+        assert loss[:2].tolist() == [math.inf] * 2
+        torch.testing.assert_close(loss[2:], whole[2:])
+        torch.testing.assert_close(slope[2:], sound[2:])
 
 
 def test_the_global_random_state_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:

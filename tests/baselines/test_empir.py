@@ -12,8 +12,11 @@ from squint.baselines import ConvertedNetwork, VotingEnsemble, make_rival
 from squint.ensemble import Ensemble
 from squint.evaluation.scoring import score
 from squint.evaluation.selection import DEPLOYED, rule_margins
+from squint.study.costs import passes_per_step
+from squint.study.recipes import checked
 from tests.baselines.models import linear
 from tests.baselines.tiny import setup_of, source, system
+from tests.study.tiny import PLAIN
 
 SURE, UNSURE = (0.01, 0.98, 0.01), (0.4, 0.3, 0.3)
 """One member that is sure of class 1, and two that lean to class 0: the mean says 1, the vote 0."""
@@ -71,6 +74,15 @@ def test_members_have_the_papers_precisions() -> None:
         found.append(None if plain is None else (plain["name"], plain["options"]))
     bits = [{"weight_bits": 4, "activation_bits": 2}, {"weight_bits": 2, "activation_bits": 2}]
     assert found == [("dorefa", bits[0]), ("dorefa", bits[1]), None]
+
+
+def test_a_recipe_with_members_of_its_own_is_refused() -> None:
+    for count in (2, 4):
+        system = {"rival": "empir", "members": [{}] * count}
+        with pytest.raises(InputError, match=rf"systems\.x: members has {count} entries; rival empir"):
+            checked({**PLAIN, "systems": {"x": system}}, "")
+    recipe = checked({**PLAIN, "systems": {"x": {"rival": "empir"}}}, "")
+    assert passes_per_step(recipe.systems["x"]) == 3
 
 
 def test_refusals() -> None:

@@ -62,6 +62,24 @@ def test_gradients_are_each_members_own() -> None:
     assert torch.equal(gradients[1], second.flatten(1))
 
 
+def test_one_member_alone_loses_what_it_loses_among_all() -> None:
+    ens, (x, y) = noisy(), toy_data()
+    seen: list[int] = []
+    for place, member in enumerate(ens.members):
+        member.register_forward_pre_hook(lambda *_, place=place: seen.append(place))
+    with noise(source()):
+        fixed = FixedPass(ens, x, 2)
+        together = fixed.losses(1 - x, y)
+        for place in (1, 0):
+            seen.clear()
+            assert torch.allclose(fixed.losses_of(place, 1 - x, y), together[place : place + 1], atol=1e-6)
+            assert set(seen) == {place}
+        after = ens.member_logits(x, 1)
+    with noise(source()):
+        FixedPass(ens, x, 2)
+        assert torch.equal(ens.member_logits(x, 1), after)
+
+
 def test_vanishing_gradients_have_cosine_zero() -> None:
     gradients = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]], [[2.0, 2.0]]])
     assert torch.allclose(pair_cosines(gradients).squeeze(1), torch.tensor([0.0, 0.0, 1.0]))

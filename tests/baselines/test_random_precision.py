@@ -140,6 +140,23 @@ def test_adversarial_training_is_tier_c_and_needs_a_radius() -> None:
         assert rival.objective(setup_of(NAME))(ens, *toy_data(), 0).keys() == {"adversarial_ce"}
 
 
+def test_adversarial_training_in_full_precision_is_refused() -> None:
+    with pytest.raises(InputError, match="training is 'fixed' and adversarial is true; rival"):
+        make_rival(NAME, {"adversarial": True, "training": "fixed"}).check(setup_of(NAME))
+    make_rival(NAME, {"training": "fixed"}).check(setup_of(NAME))
+
+
+def test_a_first_attack_sees_the_batchs_ends() -> None:
+    """Before training has set the running ends, which are 0, they would make every input the same."""
+    layer = nn.Linear(2, 2, bias=False)
+    switchable = SwitchableLayer(layer, (1, 16)).eval()
+    switchable.chosen = 1
+    x = torch.tensor([[0.1, 0.3], [0.6, 0.9]])
+    # 2^16 levels of a range of at most 1: half a step is below 1e-5.
+    assert torch.allclose(switchable(x), layer(x), atol=1e-4)
+    assert not bool(switchable.seen)
+
+
 @pytest.mark.parametrize("bits", [[4], [4, 4], [0, 4], [4, 17]])
 def test_too_few_precisions_are_refused(bits: list[int]) -> None:
     with pytest.raises(

@@ -110,6 +110,10 @@ def test_rivals_are_counted_in_their_own_bits() -> None:
     assert len(inner) == 2
     assert plain.bit_operations - dorefa.bit_operations == sum(inner) * (32 * 32 - 2 * 4)
     assert plain.packed_bytes > dorefa.packed_bytes
+    # A prediction draws one of 4 to 16 bits for both operands: the mean of b^2, not the most.
+    drawn = info_table(built["random"], data.shape)
+    everywhere = sum(layer.multiplications * layer.passes for layer in drawn.layers)
+    assert drawn.bit_operations == pytest.approx(everywhere * sum(b * b for b in range(4, 17)) / 13, abs=3)
 
 
 def test_members_start_from_the_same_weights_in_every_system() -> None:

@@ -89,7 +89,7 @@ PASSES = {
     "gal": (3, 2, 3 * 3 * 2),
     "trs": (2, 1, 2 * (1 + 2 + 6 + 1)),  # half a batch, twice, for each of six steps and their end
     "gradient-regularisation": (1, 1, 3),
-    "cure": (1, 1, 1 + 2 + 2),
+    "cure": (3, 2, 3 * 2 * (1 + 2 + 2)),
     "dverge": (3, 1, 21),
     "adversarial-training": (2, 1, 2 * 8),
 }

@@ -285,8 +285,16 @@ def test_a_single_network_enters_as_copies() -> None:
         ({"bootstrap": 1}, "bootstrap is 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"draws": 0}, "draws is 0"),
+        ({"resubmissions": 0}, "resubmissions is 0"),
+        ({"eps": []}, "eps is empty"),
+        ({"estimators": []}, "estimators is empty"),
     ],
 )
 def test_bad_arguments(noisy: Ensemble, change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         information_plane(noisy, images(4), ["noise-linf"], **change)
+
+
+def test_a_single_threat_radius_or_estimator_stands_for_itself(noisy: Ensemble) -> None:
+    alone = information_plane(noisy, images(4), "noise-linf", eps="8/255", estimators="soft_label")
+    assert alone == information_plane(noisy, images(4), ["noise-linf"], eps=["8/255"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from squint._checks import InputError
+from squint.evaluation.information_plane import DEFAULT_THREATS
 from squint.evaluation.plane_profile import PlaneRow, profile_of
 
 
@@ -34,7 +35,13 @@ def test_correlation_and_prediction_where_information_tells_all() -> None:
     }
     result = profile_of(made_up(line))
     assert result.correlation == (
-        {"estimator": "soft_label", "system": "s", "spearman": pytest.approx(1), "points": 5},
+        {
+            "estimator": "soft_label",
+            "system": "s",
+            "spearman": pytest.approx(1),
+            "spearman_ci95": None,  # two threat models are too few to draw from
+            "points": 5,
+        },
     )
     errors = {entry["threat"]: entry for entry in result.leave_one_out}
     # Isotonic regression interpolates a line, and goes on flat below its lowest point: 0.1 is taken for 0.2.
@@ -85,3 +92,42 @@ def test_rows_survive_json_and_csv() -> None:
         PlaneRow.from_json({k: v for k, v in plain["rows"][0].items() if k not in ("threat", "layer")})
     with pytest.raises(InputError, match="accuracy_ci95 3; allowed: two numbers"):
         PlaneRow.from_json(plain["rows"][0] | {"accuracy_ci95": 3})
+
+
+def test_a_threat_is_left_out_alone_and_with_its_family() -> None:
+    # Both gradient attacks lie on accuracy 0.2; the others say 1 everywhere.
+    points = {"clean": [(1.0, 1.0)], "linf-pgd": [(0.1, 0.2)], "apgd": [(0.2, 0.2)], "square": [(0.1, 1.0)]}
+    points["noise-l2"] = [(0.3, 1.0)]
+    result = profile_of(made_up(points))
+    left = {entry["threat"]: entry for entry in result.leave_one_out}
+    assert {name: entry["family"] for name, entry in left.items()} == {
+        "linf-pgd": "gradient", "apgd": "gradient", "square": "black box", "noise-l2": "noise", "all": "all",
+    }  # fmt: skip
+    # With L∞ PGD away, square (1.0) and APGD (0.2) pool to 0.6; with APGD away too, all that is known is 1.
+    assert left["linf-pgd"]["error"] == pytest.approx(0.4)
+    assert left["linf-pgd"]["family_error"] == pytest.approx(0.8)
+    assert left["linf-pgd"]["family_constant_error"] == pytest.approx(0.8)
+    assert left["noise-l2"]["family_error"] == left["noise-l2"]["error"]
+    own = [left[name]["family_error"] for name in points if name != "clean"]
+    assert left["all"]["family_error"] == pytest.approx(sum(own) / 4)
+    assert "with all of its family left out 0.800 (0.800)" in str(result)
+
+
+def test_correlation_has_an_interval_over_threats() -> None:
+    rising = {name: [(t, t)] for name, t in (("clean", 1.0), ("a", 0.1), ("b", 0.2), ("c", 0.3))}
+    low, high = profile_of(made_up(rising)).correlation[0]["spearman_ci95"]
+    assert low == pytest.approx(1)
+    assert high == pytest.approx(1)
+    mixed = rising | {"d": [(0.4, 0.0), (0.5, 0.05)]}
+    found = profile_of(made_up(mixed))
+    low, high = found.correlation[0]["spearman_ci95"]
+    # Samples without the odd threat say 1, those with it much less: the interval holds both.
+    assert low < found.correlation[0]["spearman"] < high
+    assert high == pytest.approx(1)
+    assert found == profile_of(made_up(mixed))
+    assert "over threat models" in str(found)
+
+
+def test_default_threats_hold_every_family_an_ensemble_aware_attack_and_eight_corruptions() -> None:
+    assert {"apgd", "mora", "square", "transfer", "noise-l2"} <= set(DEFAULT_THREATS)
+    assert sum(name.startswith("corruption:") for name in DEFAULT_THREATS) >= 8

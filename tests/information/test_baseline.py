@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from squint import information
-from squint._checks import InputError
+from squint._checks import InputError, InputTypeError
 from squint.information import (
     bootstrap_interval,
     gaussian_mutual_information,
@@ -140,3 +141,36 @@ def test_bad_arguments_are_named() -> None:
 def test_the_package_names_what_it_exports() -> None:
     assert sorted(information.__all__) == list(information.__all__)
     assert all(callable(getattr(information, name)) for name in information.__all__)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (math.nan, InputError, "estimator returned nan; needed: a finite number"),
+        (torch.tensor(math.inf), InputError, "estimator returned inf"),
+        ([1.0], InputTypeError, "estimator returned a list; needed: one number"),
+        (torch.zeros(2), InputTypeError, r"Tensor of shape \(2,\)"),
+    ],
+)
+def test_estimators_that_return_no_finite_number_are_refused(
+    value: Any, error: type[Exception], words: str
+) -> None:
+    a, generator = torch.zeros(4, 1), torch.Generator().manual_seed(9)
+    with pytest.raises(error, match=words):
+        shuffled_baseline(lambda *_: value, a, a, generator=generator)
+    with pytest.raises(error, match=words):
+        bootstrap_interval(lambda *_: value, a, generator=generator)
+
+
+def test_lists_and_levels_that_are_no_numbers_are_refused() -> None:
+    a, generator = torch.zeros(4, 1), torch.Generator().manual_seed(10)
+    wrong: Any = [[0.0]] * 4
+    with pytest.raises(InputTypeError, match=r"z2 must be a torch\.Tensor, got list"):
+        shuffled_baseline(ksg, a, wrong, generator=generator)
+    with pytest.raises(InputTypeError, match=r"tensors\[0\] must be a torch.Tensor, got list"):
+        bootstrap_interval(ksg, wrong, generator=generator)
+    with pytest.raises(InputError, match=r"z1 has shape \(0, 1\)"):
+        shuffled_baseline(ksg, a[:0], a[:0], generator=generator)
+    for level in ("0.95", math.nan, None, 0):
+        with pytest.raises(InputError, match="level is"):
+            bootstrap_interval(ksg, a, generator=generator, level=level)  # type: ignore[arg-type]

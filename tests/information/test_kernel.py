@@ -138,3 +138,13 @@ def test_wrong_kinds_are_named() -> None:
         gram(torch.zeros(2, 2), None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="y has shape"):
         gram(torch.zeros(2, 2), y=torch.zeros(3, dtype=torch.long))
+
+
+def test_label_gram_refuses_what_are_no_labels() -> None:
+    with pytest.raises(InputTypeError, match=r"y must be a torch\.Tensor, got list"):
+        label_gram([1])  # type: ignore[arg-type]
+    for y in (torch.tensor(1), torch.zeros(0, dtype=torch.long), torch.zeros(2, 2, dtype=torch.long)):
+        with pytest.raises(InputError, match="y has shape"):
+            label_gram(y)
+    with pytest.raises(InputError, match=r"dtype torch\.float32"):
+        label_gram(torch.tensor([0.5, 1.0]))

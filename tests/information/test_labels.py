@@ -220,3 +220,8 @@ def test_other_bad_arguments_are_named() -> None:
         JointTable(3, decay=1.0)
     with pytest.raises(InputError, match=r"allowed: \(4, 4\)"):
         JointTable(4).update(p, p)
+
+
+def test_a_table_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(InputTypeError, match=r"table must be a torch\.Tensor, got list"):
+        table_mutual_information([[1.0]])  # type: ignore[arg-type]

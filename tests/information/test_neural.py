@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from squint._checks import InputError
+from squint._checks import InputError, InputTypeError
 from squint.information import GaussianCritic, SeparableCritic, club, fit_critic, infonce
 
 RHO = 0.8
@@ -125,3 +125,19 @@ def test_bad_arguments_are_named() -> None:
         infonce(z1 * math.nan, z2, conditional)
     with pytest.raises(InputError, match="batch is 1"):
         fit_critic(SeparableCritic(2, 2), z1, z2, generator=torch.Generator(), batch=1)
+
+
+def test_wrong_critics_are_named() -> None:
+    z = torch.zeros(4, 2)
+    with pytest.raises(InputTypeError, match="critic must be callable, got str"):
+        infonce(z, z, "dot")  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match="critic returned list"):
+        infonce(z, z, lambda *_: [[0.0]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"critic returned torch\.int64"):
+        club(z, z, lambda *_: torch.zeros(4, 4, dtype=torch.long))
+    with pytest.raises(InputError, match="z1 has 2 features; allowed: 3"):
+        infonce(z, z, SeparableCritic(3, 2))
+    with pytest.raises(InputError, match="z2 has 2 features; allowed: 5"):
+        club(z, z, GaussianCritic(2, 5))
+    with pytest.raises(InputTypeError, match=r"z1 must be a torch\.Tensor"):
+        fit_critic(SeparableCritic(2, 2), [1.0], z, generator=torch.Generator())  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from squint._checks import InputError
+from squint._checks import InputError, InputTypeError
 from squint.information import (
     gram_entropy,
     joint_table,
@@ -268,3 +268,28 @@ def test_bad_arguments_are_named() -> None:
         renyi_conditional_mutual_information(a, a, torch.zeros(5, dtype=torch.long))
     with pytest.raises(InputError, match="y has values"):
         renyi_conditional_mutual_information(a, a, torch.tensor([0, 1, -1, 0]))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("k", "words"),
+    [
+        (torch.zeros(3, 3), "k has diagonals in"),
+        (-torch.ones(3, 3), "k has diagonals in"),
+        (torch.stack([torch.eye(2), torch.zeros(2, 2)]), "k has diagonals in"),
+        (torch.full((2, 2), math.nan), "k contains NaN"),
+        (torch.zeros(0, 0), "k has shape"),
+        (torch.ones(2, 3), "k has shape"),
+        (torch.ones(3), "k has shape"),
+        (torch.eye(3, dtype=torch.int64), "k has dtype"),
+        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "k is not symmetric"),
+    ],
+)
+def test_matrices_that_are_no_gram_matrices_are_refused(k: Tensor, words: str, alpha: float) -> None:
+    with pytest.raises(InputError, match=words):
+        gram_entropy(k, alpha=alpha)
+
+
+def test_a_list_is_no_gram_matrix() -> None:
+    with pytest.raises(InputTypeError, match=r"k must be a torch\.Tensor, got list"):
+        gram_entropy([[1.0]])  # type: ignore[arg-type]

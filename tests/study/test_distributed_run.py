@@ -14,9 +14,15 @@ import pytest
 import yaml
 
 from squint import _ranks, cli
+from squint import data as D
 from squint._checks import InputError
+from squint.evaluation.evidence_files import load_evidence
+from squint.export import save
+from squint.quantize import calibrate
+from squint.study.folder import RunFolder
 from squint.study.job import with_devices
 from squint.study.recipes import checked
+from squint.study.systems import build_system
 from squint.training import TrainConfig
 from squint.training.launching import devices_of, make_fabric
 from tests.processes import alone, finish, start
@@ -77,6 +83,39 @@ def test_a_killed_process_ends_its_job_which_goes_on_to_the_same_weights(
     assert weights[0] == weights[1]
     assert not (stopped / "checkpoints" / "noisy.safetensors").exists()
     assert (stopped / "report.html").is_file()
+
+
+TWO_STEPS = """
+import sys
+from squint import cli
+from squint.evaluation.budgets import PRESETS, tiny
+PRESETS["quick"] = tiny(2)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_job_climbs_the_ladder_in_a_run_folder_that_it_alone_holds(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = checked(yaml.safe_load(Path(recipe(tmp_path)).read_text()), "")
+    with RunFolder(run, config, resume=False, overwrite=False) as folder:
+        train = D.load("digits").train
+        ens = build_system(config, "noisy", train)
+        for member in ens.members:
+            calibrate(member, train.float_images()[:64])
+        save(ens, folder.weights("noisy"))
+        words = ["-c", TWO_STEPS, "attack", str(run), "--attacks", "quick", "--images", "4", "--quiet"]
+        results = finish(start(2, words), 300)
+        assert [code for code, _ in results] == [2, 1]  # the other is told that the first failed
+        said = [written for _, written in results]
+        assert "is in use by another squint process" in said[0]
+        assert said[1] == ""
+    for code, written in finish(start(2, words), 300):
+        assert code == 0, written
+    assert len(load_evidence(run / "evidence" / "noisy.npz").labels) == 4
+    (code, said_by_first), (other, nothing) = finish(start(2, [*words, "--eps", "8/255"]), 300)
+    assert (code, other, nothing) == (2, 1, "")
+    assert "is evidence at eps 24/255" in said_by_first
 
 
 def test_more_devices_than_there_are_is_refused() -> None:

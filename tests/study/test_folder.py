@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from squint._checks import InputError
-from squint._files import write_bytes, write_json
+from squint._files import read_json, write_bytes, write_json
 from squint.study.folder import RunFolder, read_config, read_results
 from squint.study.keeping import held
 from squint.study.recipes import read_recipe
@@ -109,7 +111,7 @@ def finished(path: Path) -> Path:
             write_bytes(folder.weights(system), system.encode())
             folder.finish_training(system, 2.5)
             outcome = {"system": {"name": system}, "records": [{"system": system}], "plane": []}
-            write_json(folder.outcome(system), outcome)
+            folder.finish_attack(system, outcome)
     return path
 
 
@@ -164,6 +166,37 @@ def test_another_systems_records_are_refused(tmp_path: Path) -> None:
             folder.finished_attack("plain")
 
 
+def test_records_of_other_weights_are_refused(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
+        kept = read_json(folder.outcome("plain"))
+        write_bytes(folder.weights("plain"), b"trained again")
+        folder.finish_training("plain", 2.5)
+        with pytest.raises(InputError, match=r"plain.json holds records of another weights file: remove it "):
+            folder.finished_attack("plain")
+        # From before there were such keys.
+        old = {key: kept[key] for key in ("system", "records", "plane")}
+        write_json(folder.outcome("plain"), old)
+        assert folder.finished_attack("plain") == old
+
+
+def test_what_cannot_be_removed_is_not_left_to_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = finished(tmp_path / "run")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", fail)
+        with pytest.raises(InputError, match=r"cannot remove .*weights: Input/output error"):
+            RunFolder(path, tiny(seed=3), resume=False, overwrite=True)
+    assert read_config(path) == tiny()
+    RunFolder(path, tiny(seed=3), resume=False, overwrite=True).close()
+    assert not (path / "systems").exists()
+
+
 def test_a_folder_of_a_newer_squint_is_refused(tmp_path: Path) -> None:
     """By every command, and before anything in it is read or changed."""
     path = finished(tmp_path / "run")
@@ -175,8 +208,10 @@ def test_a_folder_of_a_newer_squint_is_refused(tmp_path: Path) -> None:
         (path / "results.json").write_text("{}")
         with pytest.raises(InputError, match=said):
             read(path)
-    with pytest.raises(InputError, match=said):
-        RunFolder(path, tiny(), resume=True, overwrite=False)
+    for resume, overwrite in ((True, False), (False, True)):
+        with pytest.raises(InputError, match=said):
+            RunFolder(path, tiny(), resume=resume, overwrite=overwrite)
+    assert (path / "weights" / "plain.safetensors").is_file()
     (path / "run.json").write_text('{"format_version": "1"}')
     with pytest.raises(InputError, match=r"run.json is damaged: remove it if this squint began the run"):
         read_config(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from squint.cli import main
 from squint.evaluation.budgets import PRESETS, tiny
 from squint.evaluation.evidence_files import load_evidence
 from squint.study.attack import AttackOptions, attack_weights
+from squint.study.keeping import held
 from squint.study.progress import Silence
 
 OPTIONS = AttackOptions(attacks=("quick",), eps=("32/255",), images=4, resubmissions=4)
@@ -90,9 +92,31 @@ def test_evidence_is_replaced_by_stronger_evidence_only(weights: Path, tmp_path:
         attack_weights(weights, with_folder(folder, eps=("16/255",)), Silence())
 
 
+def test_a_folder_that_is_no_run_is_held_by_one_job(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with held(folder, make=True), pytest.raises(InputError, match="in use by another squint process"):
+        attack_weights(weights, with_folder(folder), Silence())
+
+
 def test_other_attacks_go_with_the_ladder(weights: Path) -> None:
     both = with_folder(None, attacks=("fgsm", "quick"))
     records = [record for report in attack_weights(weights, both, Silence()) for record in report.records]
     assert [record.attack for record in records] == ["ladder", "fgsm"]
     with pytest.raises(InputError, match=r"attacks is 'quik'; allowed: .*did you mean 'quick'"):
         attack_weights(weights, with_folder(None, attacks=("quik",)), Silence())
+
+
+def test_progress_names_rungs_and_survivors_and_the_report_tells_margins(weights: Path) -> None:
+    notes: list[str] = []
+
+    class Noted(Silence):
+        def move(self, done: int, note: str = "") -> None:
+            notes.append(note)
+            assert 0 <= done <= 4
+
+    (report,) = attack_weights(weights, with_folder(None), Noted())
+    rung = tiny(2).rungs[0].name
+    assert any(re.fullmatch(rf"{rung}, [0-4] left", note) for note in notes)
+    assert notes[-1] == ""
+    near = report.records[0].details["margins"]["below_0.1"]
+    assert f"{near:.1%} have a margin within 0.1; in 8-bit images" in str(report)

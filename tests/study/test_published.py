@@ -114,9 +114,38 @@ def test_a_path_that_exists_comes_before_a_name(tmp_path: Path, monkeypatch: pyt
     assert zoo.resolved("other") == Path("other")
 
 
+def test_a_publication_that_ends_half_way_leaves_nothing(
+    run: Path, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Path]] = []
+
+    def stop(*_: object, **__: object) -> None:
+        seen.append([path for path in tmp_path.rglob("*") if path.is_file()])
+        raise KeyboardInterrupt
+
+    output = tmp_path / "shelf" / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr(D, "load", stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(run, "noisy", output)
+    # The weights were written, but not where they would be taken for a publication.
+    assert any(path.name == "noisy.safetensors" for path in seen[0])
+    assert not any(path.is_relative_to(output) for path in seen[0])
+    assert list(output.parent.iterdir()) == []
+    output.mkdir()
+    publish(run, "noisy", output)
+    names = [sorted(str(p.relative_to(top)) for p in top.rglob("*")) for top in (output, shelf / "tiny")]
+    assert names[0] == names[1]
+    assert [path.name for path in output.parent.iterdir()] == ["new"]
+
+
 def test_bad_input_is_named(run: Path, shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not empty"):
         publish(run, "noisy", shelf / "tiny")
+    with pytest.raises(InputError, match=r"card.md, which is a file; allowed: a new folder"):
+        publish(run, "noisy", shelf / "tiny" / "card.md")
+    with pytest.raises(InputError, match=r"cannot write .*card.md/new"):
+        publish(run, "noisy", shelf / "tiny" / "card.md" / "new")
     with pytest.raises(InputError, match=r"system is 'other'"):
         publish(run, "other", tmp_path / "new")
     with pytest.raises(InputError, match=r"plain.npz is missing: run the study with --attack.ladder"):

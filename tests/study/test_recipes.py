@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def test_a_packaged_study_has_its_four_systems(name: str) -> None:
     assert differing.startswith("conditional_redundancy")
     assert all(system.objective.tier == "A" for system in recipe.systems.values())
     assert recipe.attack.attacks[0] == "seed"
+
+
+@pytest.mark.parametrize("term", ["redundancy", "conditional_redundancy"])
+def test_terms_between_members_need_two(term: str) -> None:
+    system = {"members": [{}], "objective": {term: -0.1}}
+    with pytest.raises(
+        InputError, match=rf"members has 1 entry; allowed: two or more where objective.{term} "
+    ):
+        tiny(systems={"plain": system})
+    tiny(systems={"plain": {**system, "members": [{}, {}]}})
+
+
+def test_every_recipe_that_the_documentation_runs_is_there() -> None:
+    root = Path(__file__).parents[2]
+    texts = [path.read_text() for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))]
+    named = {name for text in texts for name in re.findall(r"squint (?:run|train) ([a-z][\w.-]*)", text)}
+    assert {"digits", "cifar10", "study", "hypothesis"} <= named
+    known = {*FAMILIES, *recipe_names()}
+    assert {name for name in named if name not in known and not name.endswith(".yaml")} == set()
 
 
 def test_the_packaged_names() -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 import squint.study.run
 from squint._checks import InputError
 from squint.evaluation.equivalence import equivalence
+from squint.study.keeping import held
 from squint.study.pairs import outcomes_of
 from squint.study.recipes import checked
 from squint.study.seeds import compare, print_verdicts, run_seeds
@@ -206,6 +207,12 @@ def test_bad_arguments_write_nothing(
     with pytest.raises(InputError, match=words):
         run_seeds(recipe(), seeds, tmp_path / "runs", **options)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_folder_of_all_seeds_is_held(tmp_path: Path) -> None:
+    with held(tmp_path, make=True), pytest.raises(InputError, match="in use by another squint process"):
+        run_seeds(recipe(), [0], tmp_path)
+    assert not (tmp_path / "seed-0").exists()
 
 
 def test_one_system_has_nothing_to_be_compared_with(tmp_path: Path) -> None:

@@ -170,3 +170,17 @@ def test_bad_input_is_named(change: dict[str, Any], words: str) -> None:
     arguments: dict[str, Any] = {"x": images(4)[0], "y": images(4)[1], "draws": 1}
     with pytest.raises(InputError, match=words):
         decompose(Ensemble([network(0)]), **(arguments | change), generator=generator())
+
+
+def test_members_without_parameters_are_decomposed() -> None:
+    nets = [reader(), reader()]
+    for net in nets:
+        linear = net.get_submodule("1")
+        weight = net.get_parameter("1.weight").detach()
+        del linear.weight
+        linear.register_buffer("weight", weight)
+    ens = Ensemble(nets)
+    assert not list(ens.parameters())
+    x = torch.rand(8, 1, 2, 2, generator=generator())
+    terms = decompose(ens, x, torch.arange(8) % CLASSES, 1, generator())
+    assert terms["label_entropy"] == pytest.approx(math.log(4))

@@ -8,7 +8,7 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, finite_examples
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode, finite_examples, nan_found
 from squint.attacks.incumbent import Bank, Incumbent, best_of
 from squint.attacks.objectives import Objective, objective
 from squint.attacks.targets import likely_targets
@@ -63,7 +63,7 @@ def apgd(
         chunk: draws whose graph is held in memory at once.
 
     Raises:
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the start.
     """
     ball = Ball(x, eps, norm)
     units = Units(model, y, eot, stratified=stratified, chunk=chunk, targets=targets)
@@ -120,7 +120,7 @@ def apgd_targeted(
             goal = objective(loss, y, targets=target)
             begin = ball.first_point(0, start, True, generator)
             found.append(_run(units, ball, goal, begin, max(steps // 5, 1), generator))
-        bank, pooled = Bank(units, generator), objective("margin", y)
+        bank, pooled = Bank(units, generator), nan_found(objective("margin", y))
         scores = torch.stack([pooled(bank.logits(point)) for point in found])
         order, rows = scores.argsort(0, descending=True), torch.arange(len(y), device=y.device)
         points = [torch.stack(found)[order[0], rows]]
@@ -144,7 +144,7 @@ def _run(
     units: Units, ball: Ball, goal: Objective, point: Tensor, steps: int, generator: torch.Generator
 ) -> Tensor:
     """Return the point of the highest pooled margin that one run has met."""
-    pooled = objective("margin", units.y)
+    pooled, goal = nan_found(objective("margin", units.y)), nan_found(goal)
     bank = Bank(units, generator)
     best, found = Incumbent(bank, goal, point), Incumbent(bank, pooled, point)
     score, previous, sound = best.score, point, point

@@ -10,7 +10,7 @@ from torch import Tensor
 from squint import _random
 from squint._checks import HasMemberLogits, check_choice, check_number, need_members
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.gradients import Units, evaluation_mode, nan_found
 from squint.attacks.incumbent import Bank, Incumbent
 from squint.attacks.objectives import Objective, margin
 
@@ -64,7 +64,8 @@ def arc(
 
     Raises:
         InputTypeError: for a model without members.
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the
+            start.
     """
     ball = Ball(x, eps, "linf")
     units = Units(need_members(model, "attacks.arc"), y, eot, chunk=chunk)
@@ -78,7 +79,7 @@ def arc(
         check_number(name, value, 1, whole=True)
     check_choice("accept", accept, ACCEPT)
     generator = generator or _random.default_generator()
-    rule = partial(ACCEPT[accept], y=y)
+    rule = nan_found(partial(ACCEPT[accept], y=y))
     points = []
     with evaluation_mode(model):
         for restart in range(restarts):

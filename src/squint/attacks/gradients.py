@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ AnyModel = Model | HasMemberLogits
 View = Callable[[Tensor], Tensor]
 """A differentiable change of the images before the model sees them, fixed while a gradient is taken."""
 
+_nan_reported = ContextVar("_nan_reported", default=False)
+
 
 class Units:
     """A model seen as units (draw, member) under noise that a seed fixes.
@@ -43,8 +47,8 @@ class Units:
         targets: target classes (batch,), checked as the labels are.
 
     Raises:
-        InputError: for a count below one, labels that do not fit, logits of the wrong shape, or NaN from the
-            model at the first forward pass.
+        InputError: for a count below one, labels that do not fit, logits of the wrong shape, or NaN for all
+            images at the first forward pass.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Units:
         A first pass without graph gives all logits z_a and A_a = ∂L/∂z_a from a float64 loss head; a second
         replays the same noise in chunks and back-propagates Σ⟨A_a, z_a⟩. Exact for any loss of all units.
         Where all draws fit in one chunk the first pass keeps its graph and there is no second. A model
-        without a gradient gives zeros.
+        without a gradient gives zeros. An image of which a logit is NaN has the loss +inf (`nan_found`).
 
         Args:
             x: images (batch, ...).
@@ -160,12 +164,37 @@ class Units:
         check_labels(self.y, z.shape[2], z.shape[3])
         if self.targets is not None:
             check_labels(self.targets, z.shape[2], z.shape[3], name="targets")
-        broken = int(z.isnan().any(-1).any(0).any(0).sum())
-        if broken:
-            raise InputError(
-                f"the model returned NaN for {broken} of {z.shape[2]} images; needed: finite logits"
-            )
+        if bool(_nan_images(z).all()) and not _nan_reported.get():
+            raise InputError(f"the model returned NaN for all {z.shape[2]} images; needed: finite logits")
         self._seen = True
+
+
+def nan_found(goal: Objective) -> Objective:
+    """Return the objective with +inf for every image of which a logit is NaN.
+
+    Such an output is an error, so the point is as good as any: an attack that stepped back from it would make
+    NaN a refuge.
+    """
+
+    def judged(z: Tensor) -> Tensor:
+        return goal(z).masked_fill(_nan_images(z), math.inf)
+
+    return judged
+
+
+@contextmanager
+def nan_reported() -> Iterator[None]:
+    """Let attacks start where all outputs are NaN: who calls them counts these as errors and says so."""
+    token = _nan_reported.set(True)
+    try:
+        yield
+    finally:
+        _nan_reported.reset(token)
+
+
+def _nan_images(z: Tensor) -> Tensor:
+    """Return a mask (batch,) of the images for which any unit's logits (..., batch, classes) hold a NaN."""
+    return z.detach().isnan().any(-1).flatten(0, -2).any(0)
 
 
 @contextmanager
@@ -208,7 +237,7 @@ def _head(z: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
     """
     leaf = z.detach().double().requires_grad_()
     with torch.enable_grad():
-        losses = objective(leaf).reshape(-1, z.shape[2])
+        losses = nan_found(objective)(leaf).reshape(-1, z.shape[2])
     rows = [torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0] for row in losses]
     cotangents = torch.stack(rows)
     size = cotangents.abs().amax(dim=(1, 2, 4))

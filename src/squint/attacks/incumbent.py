@@ -9,7 +9,7 @@ from torch import Tensor
 
 from squint import _random
 from squint.attacks.geometry import per_example
-from squint.attacks.gradients import Units
+from squint.attacks.gradients import Units, nan_found
 from squint.attacks.objectives import Objective, objective
 
 
@@ -39,7 +39,8 @@ class Incumbent:
     """The best point of each example by an objective.
 
     A random model gives lucky scores. Candidate and incumbent therefore meet the same noise, and after the
-    bank is renewed `rescore` scores the incumbent again, or one lucky score would stay for ever.
+    bank is renewed `rescore` scores the incumbent again, or one lucky score would stay for ever. A point at
+    which a logit is NaN beats every other.
 
     Args:
         bank: the noise that both meet.
@@ -52,7 +53,7 @@ class Incumbent:
     """
 
     def __init__(self, bank: Bank, objective: Objective, point: Tensor) -> None:
-        self._bank, self._objective = bank, objective
+        self._bank, self._objective = bank, nan_found(objective)
         self.point = point.clone()
         self.rescore()
 
@@ -66,7 +67,7 @@ class Incumbent:
 
     def keep(self, candidate: Tensor, score: Tensor) -> Tensor:
         """Keep the candidate where its score, known already, beats the incumbent's; return that mask."""
-        # NaN loses every comparison, except against an incumbent that is NaN itself.
+        # A NaN of finite logits loses every comparison, except against an incumbent that is NaN itself.
         better = (score > self.score) | (self.score.isnan() & ~score.isnan())
         self.point = torch.where(per_example(better, candidate), candidate, self.point)
         self.score = torch.where(better, score, self.score)

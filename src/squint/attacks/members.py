@@ -41,7 +41,8 @@ def member_pgd(
 
     Raises:
         InputTypeError: for a model without members.
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the
+            start.
     """
     ball = Ball(x, eps, norm)
     units = Units(need_members(model, "attacks.member_pgd"), y, eot, stratified=stratified, chunk=chunk)

@@ -59,7 +59,7 @@ def mora(
 
     Raises:
         InputTypeError: for a model without members.
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the start.
     """
     ball = Ball(x, eps, "linf")
     units = Units(need_members(model, "attacks.mora"), y, eot, stratified=stratified, chunk=chunk)
@@ -139,13 +139,15 @@ def _run(
 ) -> Tensor:
     """Return the last iterate of one run."""
     previous, sound = point, point
+    found = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     for step in range(steps):
         loss, slope = units.gradient(point, goal, _random.next_seed(generator))
+        found |= loss.isposinf()
         finite = per_example(finite_examples(loss, slope), slope)
         sound = torch.where(finite, point, sound)
         size = ball.eps * (1 + math.cos(math.pi * step / steps))
         target = ball.project(sound + size * ball.normalise(slope.where(finite, 0.0)))
         share = MOMENTUM if step else 1.0
         moved = ball.project(sound + share * (target - sound) + (1 - share) * (sound - previous))
-        previous, point = sound, moved
+        previous, point = sound, torch.where(per_example(found, point), point, moved)
     return point

@@ -71,7 +71,7 @@ def pgd(
             where the two halves of them disagree on the gradient, and in the last tenth of the steps.
 
     Raises:
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the start.
     """
     ball = Ball(x, eps, norm)
     units = Units(model, y, eot, stratified=stratified, chunk=chunk, targets=targets)
@@ -119,7 +119,8 @@ def ascend(
 ) -> Tensor:
     """Return the last iterate of projected ascent: gradient, normalise, project.
 
-    A step after which an example's loss or gradient is not finite is taken back.
+    An example stops where its loss is +inf: its logits are NaN, which is an error (`nan_found`). Any other
+    step after which its loss or gradient is not finite is taken back.
 
     Args:
         gradient: a point (batch, ...) -> its losses (batch,) and gradient.
@@ -130,8 +131,10 @@ def ascend(
     """
     sound = point
     velocity = torch.zeros((), dtype=torch.float64, device=point.device)
+    found = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     for size in sizes:
         loss, slope = gradient(point)
+        found |= loss.isposinf()
         finite = per_example(finite_examples(loss, slope), slope)
         sound = torch.where(finite, point, sound)
         slope = slope.where(finite, 0.0)
@@ -140,5 +143,6 @@ def ascend(
             velocity = momentum * velocity + slope / length
         else:
             velocity = slope
-        point = ball.project(sound + size * ball.normalise(velocity))
+        moved = ball.project(sound + size * ball.normalise(velocity))
+        point = torch.where(per_example(found, point), point, moved)
     return point

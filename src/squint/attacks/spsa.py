@@ -8,9 +8,12 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_found
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
+
+_LARGEST = 1e6
+"""What the loss of a NaN output counts in a difference."""
 
 
 def spsa(
@@ -42,11 +45,12 @@ def spsa(
     of a pair; the other arguments are those of `pgd`.
 
     Raises:
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the
+            start.
     """
     ball = Ball(x, eps, norm)
     units = Units(model, y, eot, chunk=chunk)
-    goal = objective(loss, y)
+    goal = nan_found(objective(loss, y))
     check_number("steps", steps, 1, whole=True)
     check_number("directions", directions, 1, whole=True)
     check_number("radius", radius, 0.0, open_low=True)
@@ -62,7 +66,10 @@ def spsa(
             v = (coins < 0.5).to(point) * 2 - 1
             seed = _random.next_seed(generator)
             ahead, behind = (
-                goal(units.logits((point + sign * radius * v).clamp(0.0, 1.0), seed).double())
+                # A NaN output outweighs all others, but is not yet at the point itself.
+                goal(units.logits((point + sign * radius * v).clamp(0.0, 1.0), seed).double()).clamp_max(
+                    _LARGEST
+                )
                 for sign in (1.0, -1.0)
             )
             slope += per_example((ahead - behind) / (2 * radius * directions), v) * v

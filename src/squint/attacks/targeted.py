@@ -62,7 +62,8 @@ def targeted(
         chunk: draws whose graph is held in memory at once.
 
     Raises:
-        InputError: for a value out of range, or a model that returns NaN at the start.
+        InputError: for a value out of range, or a model that returns NaN for all images at the
+            start.
     """
     ball = Ball(x, eps, norm)
     units = Units(model, y, eot, stratified=stratified, chunk=chunk)

@@ -45,7 +45,8 @@ def transfer(
     `pgd`.
 
     Raises:
-        InputError: without sources, for a value out of range, or a source that returns NaN at the start.
+        InputError: without sources, for a value out of range, or a source that returns NaN for all images at
+            the start.
     """
     ball = Ball(x, eps, norm)
     if not sources:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squint._random import default_generator
+from squint._random import default_generator, next_seed, next_seeds
+from squint.ensemble import Ensemble
 from squint.training.smoothness import BatchStatistics
 
 
@@ -39,9 +40,21 @@ class FixedPass:
 
     def losses(self, points: Tensor, y: Tensor) -> Tensor:
         """Return each member's cross-entropy at `points`, mean over draws, (members, batch)."""
+        return self._losses(self._ens, points, y, 0)
+
+    def losses_of(self, member: int, points: Tensor, y: Tensor) -> Tensor:
+        """Return one member's cross-entropy at `points`, mean over draws, (1, batch); runs no other."""
+        alone = Ensemble([self._ens.members[member]], chunk=self._ens.chunk)
+        return self._losses(alone, points, y, member)
+
+    def _losses(self, ens: Any, points: Tensor, y: Tensor, skipped: int) -> Tensor:
         self._generator.set_state(self._before)
+        for _ in range(skipped):
+            # As an ensemble draws for every member.
+            next_seeds(self._generator, self._draws)
+            next_seed(self._generator)
         with self._statistics.replay():
-            logits = self._ens.member_logits(points, self._draws, generator=self._generator)
+            logits = ens.member_logits(points, self._draws, generator=self._generator)
         self._generator.set_state(self._after)
         return member_losses(logits, y)
 

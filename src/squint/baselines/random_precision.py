@@ -83,8 +83,13 @@ class RandomPrecision(Rival):
         return "C" if self.adversarial else "A"
 
     def check(self, setup: Setup) -> None:
-        """Raise `InputError` where the configuration has no radius to train at."""
+        """Raise `InputError` where there is no radius to train at, or no precision to train at it."""
         super().check(setup)
+        if self.adversarial and self.training == "fixed":
+            raise InputError(
+                "training is 'fixed' and adversarial is true; rival random-precision allowed: training "
+                "'random' with it, because its attacks see precisions that training 'fixed' leaves out"
+            )
         if self.adversarial:
             radius(self.attack.eps, setup.eps, self.name)
 

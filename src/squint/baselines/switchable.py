@@ -47,6 +47,7 @@ class SwitchableLayer(nn.Module):
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.tensor(False))
         object.__setattr__(layer, "deployed_bits", (max(bits), max(bits)))
+        object.__setattr__(layer, "drawn_bits", self.bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output at the chosen precision, or in full precision where none is chosen."""
@@ -63,10 +64,15 @@ class SwitchableLayer(nn.Module):
         )
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the ends of the input: the batch's in training, which move the running ones, else those."""
-        if not self.training:
-            return self.low.to(x.dtype), self.high.to(x.dtype)
+        """Return the ends of the input: the batch's in training, which move the running ones, else those.
+
+        An attack on a network that has not trained yet finds none, and takes the batch's.
+        """
         low, high = torch.aminmax(x.detach())
+        if not self.training:
+            # Chosen on the device: a look at `seen` would make a GPU wait at every layer.
+            known = self.low.to(x.dtype), self.high.to(x.dtype)
+            return torch.where(self.seen, known[0], low), torch.where(self.seen, known[1], high)
         with torch.no_grad():
             share = torch.where(self.seen, _MOMENTUM, 1.0)
             self.low.lerp_(low.to(self.low.dtype), share)

@@ -146,6 +146,9 @@ def print_planes(planes: Planes, run: Path, console: Console) -> None:
         value = (
             "none: one of them does not vary" if entry["spearman"] is None else f"{entry['spearman']:+.2f}"
         )
+        if entry["spearman_ci95"] is not None:
+            low, high = entry["spearman_ci95"]
+            value += f" [{low:+.2f}, {high:+.2f}] over threat models"
         _line(
             console,
             f"Spearman correlation of information and accuracy, {name}, {entry['estimator']}: {value} "
@@ -157,11 +160,18 @@ def print_planes(planes: Planes, run: Path, console: Console) -> None:
                 console,
                 f"leaving out {entry['threat']}, {entry['estimator']}: accuracy missed by "
                 f"{100 * entry['error']:.1f} points; by {100 * entry['constant_error']:.1f} without "
-                "information",
+                f"information{_with_family(entry)}",
             )
     for name in planes.left_out:
         _line(console, f"left out: {name}, a single network; it needs copies trained from other seeds")
     _line(console, f"plane: {run / 'plane.json'}, {run / 'plane.csv'}")
+
+
+def _with_family(entry: dict[str, Any]) -> str:
+    if entry["family_error"] is None:
+        return ""
+    error, constant = (100 * entry[name] for name in ("family_error", "family_constant_error"))
+    return f"; with its whole family left out ({entry['family']}) by {error:.1f}, and {constant:.1f}"
 
 
 def _line(console: Console, text: str) -> None:

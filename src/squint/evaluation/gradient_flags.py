@@ -142,7 +142,7 @@ def fidelity(
     path integral ∫⟨∇L(x + t·d), d⟩ dt by the midpoint rule, which for a true gradient *is* the rise
     (fundamental theorem of calculus), however curved the network. What is left in the ratio is the error of
     the surrogate: gradients that do not belong to the function. The direction, the path and the two ends use
-    draws of their own; the ends share theirs.
+    draws of their own; the ends share theirs. Images where a loss or gradient is not finite are left out.
 
     Args:
         model: in evaluation mode.
@@ -157,7 +157,7 @@ def fidelity(
     ball, goal = Ball(x, eps), objective("mean_ce", y)
     units, node = Units(model, y, draws, chunk=chunk), Units(model, y, draws // _NODES, chunk=chunk)
     _, start = units.gradient(ball.x, goal, derive_seed(seed, "fidelity", "direction"))
-    step = ball.project(ball.x + eps * ball.normalise(start)) - ball.x
+    step = ball.project(ball.x + eps * ball.normalise(start.nan_to_num(0.0))) - ball.x
     path = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for index in range(_NODES):
         point = ball.x + (index + 0.5) / _NODES * step
@@ -166,11 +166,15 @@ def fidelity(
     ends = derive_seed(seed, "fidelity", "ends")
     before, after = (goal(units.logits(point, ends).double()) for point in (ball.x, ball.x + step))
     rise = after - before
+    finite = path.isfinite() & rise.isfinite()
+    path, rise, start, step = path[finite], rise[finite], start[finite], step[finite]
+    if not len(path):
+        return Fidelity(0.0, 0.0, 0.0, math.inf, math.inf)
     predicted, actual = float(path.mean()), float(rise.mean())
     if actual <= 0:
         return Fidelity(predicted, actual, float(_along(start, step).mean()), math.inf, math.inf)
     ratio = predicted / actual
-    error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual if len(x) > 1 else math.inf
+    error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual if len(path) > 1 else math.inf
     return Fidelity(predicted, actual, float(_along(start, step).mean()), ratio, error)
 
 

@@ -32,13 +32,19 @@ from squint.evaluation.threats import (
 DEFAULT_THREATS = (
     "linf-pgd",
     "l2-pgd",
+    "apgd",
+    "mora",
     "square",
     "transfer",
     "noise-linf",
     "noise-l2",
     "corruption:gaussian_noise",
+    "corruption:impulse_noise",
+    "corruption:gaussian_blur",
     "corruption:motion_blur",
     "corruption:contrast",
+    "corruption:fog",
+    "corruption:pixelate",
     "corruption:jpeg",
 )
 Progress = Callable[[int, int], None]
@@ -48,11 +54,11 @@ Progress = Callable[[int, int], None]
 def information_plane(
     ens: HasMemberLogits,
     data: D.Data,
-    threats: Sequence[str | Threat] = DEFAULT_THREATS,
+    threats: str | Threat | Sequence[str | Threat] = DEFAULT_THREATS,
     *,
-    eps: Sequence[str | float] = ("2/255", "5/255", "8/255"),
+    eps: str | float | Sequence[str | float] = ("2/255", "5/255", "8/255"),
     strengths: Sequence[int] = STRENGTHS,
-    estimators: Sequence[str] = ("soft_label",),
+    estimators: str | Sequence[str] = ("soft_label",),
     sources: Sequence[AnyModel] = (),
     budget: PlaneBudget | None = None,
     system: str = "model",
@@ -74,8 +80,9 @@ def information_plane(
         ens: an ensemble of two members or more; a single network enters as `copies([net_a, net_b])`.
         data: images in [0, 1] and labels: a pair, an `ImageData` or an iterable of pairs.
         threats: "linf-pgd", "l2-pgd", "apgd", "square", "mora", "transfer", "transfer-members", "noise-linf",
-            "noise-l2" (both of full norm), "corruptions", "corruption:KIND" or a `Threat`.
-        eps: L∞ radii; the radii of L2 threats follow (see `Threat.settings`).
+            "noise-l2" (both of full norm), "corruptions", "corruption:KIND" or a `Threat`; or only one of
+            these.
+        eps: L∞ radius or radii; the radii of L2 threats follow (see `Threat.settings`).
         strengths: of the corruptions, of 1 to 5.
         estimators: of `ESTIMATORS`; those of features need an ensemble with `logits_and_features`.
         sources: models that "transfer" starts from; none: the ensemble's own deterministic twin.
@@ -94,10 +101,16 @@ def information_plane(
             that is not allowed.
     """
     budget = budget or PlaneBudget()
-    chosen = named_threats(threats, budget, sources)
+    chosen = named_threats([threats] if isinstance(threats, str | Threat) else threats, budget, sources)
+    radii = [eps] if isinstance(eps, str | int | float) else list(eps)
+    if not radii and any(threat.norm for threat in chosen):
+        raise InputError("eps is empty; allowed: one radius or more")
+    measures = [estimators] if isinstance(estimators, str) else list(estimators)
+    _check_estimators(measures)
     check_strengths(strengths)
-    for name, value, least in (("batch_size", batch_size, 1), ("bootstrap", bootstrap, 2)):
-        check_number(name, value, least, whole=True)
+    least = {"batch_size": 1, "bootstrap": 2, "draws": 1, "resubmissions": 1}
+    for name, value in zip(least, (batch_size, bootstrap, draws, resubmissions), strict=True):
+        check_number(name, value, least[name], whole=True)
     images, labels = D.collect(data, limit)
     device = _device(ens)
     if len(images) < 2:
@@ -106,7 +119,7 @@ def information_plane(
         (images[i : i + batch_size].to(device), labels[i : i + batch_size].to(device))
         for i in range(0, len(images), batch_size)
     ]
-    settings = [(t, s) for t in chosen for s in t.settings(eps, strengths, images[0].numel())]
+    settings = [(t, s) for t in chosen for s in t.settings(radii, strengths, images[0].numel())]
     rows: list[PlaneRow] = []
     with evaluation_mode(ens):
         _check_members(ens, images[:1].to(device))
@@ -126,7 +139,7 @@ def information_plane(
                 system=system,
                 threat=CLEAN if threat is None else threat.name,
                 setting=setting,
-                estimators=estimators,
+                estimators=measures,
                 draws=draws,
                 resubmissions=resubmissions,
                 bootstrap=bootstrap,
@@ -157,8 +170,7 @@ def plane_rows(
     it); None scores the images here. The ensemble must be in evaluation mode; the other arguments are those
     of `information_plane`.
     """
-    for name in estimators:
-        check_choice("estimators", name, ESTIMATORS)
+    _check_estimators(estimators)
     if correct is None:
         keys = (system, "plane", threat, setting.eps)
         parts = [
@@ -219,6 +231,13 @@ def copies(models: Sequence[nn.Module], draws: int = 4) -> Ensemble:
         if a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items()):
             raise InputError(f"copies {i} and {j} have equal weights; allowed: trained from different seeds")
     return Ensemble(list(models), draws)
+
+
+def _check_estimators(estimators: Sequence[str]) -> None:
+    if not estimators:
+        raise InputError(f"estimators is empty; allowed: one or more of {', '.join(ESTIMATORS)}")
+    for name in estimators:
+        check_choice("estimators", name, ESTIMATORS)
 
 
 def _check_members(ens: Any, x: Tensor) -> None:

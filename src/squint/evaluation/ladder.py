@@ -18,7 +18,7 @@ from squint._checks import (
     format_fraction,
 )
 from squint._random import derive_generator, next_seed
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
 from squint.evaluation.budgets import Budget, Rung, named_budget
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun
 from squint.evaluation.frozen import frozen
@@ -82,7 +82,7 @@ def climb(
         progress: callback.
 
     Raises:
-        squint.InputError: a value is out of range, or the model returns NaN for clean images.
+        squint.InputError: a value is out of range.
     """
     budget = named_budget(budget)
     check_images(x)
@@ -104,6 +104,7 @@ def climb(
         for each in (model, *sources.values()):
             stack.enter_context(evaluation_mode(each))
         stack.enter_context(full_float32())
+        stack.enter_context(nan_reported())
         state.begin()
         for number, rung in enumerate(budget.rungs, 1):
             if progress is not None:

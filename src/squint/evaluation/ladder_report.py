@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from squint import _ranks
 from squint import data as D
@@ -16,16 +16,24 @@ from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
-from squint.evaluation.ladder_run import run_ladder
+from squint.evaluation.ladder_run import DONE, run_ladder
+from squint.evaluation.model_flags import nan_outputs
 from squint.evaluation.preflight import preflight
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
+from squint.evaluation.rungs import own_sources
+from squint.evaluation.scoring import is_random
 from squint.evaluation.selection import DEPLOYED
+from squint.quantize.modes import quantizers
 
 ATTACK = "ladder"
 _WITH_ACTIVE_TESTS = ("standard", "exhaustive")
 _BLACK_BOXES = {"square", "spsa", "transfer"}
+_WITHOUT_GRADIENT = {"square", "spsa"}
+FEWEST_IMAGES = 100
+"""Images without which the ladder's figure, its interval and its tests settle nothing."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
+"""Called with images done, images in all, and the rung that begins with its survivors, or no words."""
 
 
 def ladder_report(
@@ -36,7 +44,7 @@ def ladder_report(
     *,
     system: str,
     draws: int,
-    resubmissions: int,
+    resubmissions: int | None,
     seed: int,
     limit: int | None,
     batch_size: int,
@@ -45,6 +53,7 @@ def ladder_report(
     folder: Path | None,
     progress: Progress | None,
     evidence: Path | None = None,
+    ceilings: Mapping[float, float | None] | None = None,
 ) -> RobustnessReport:
     """Return the ladder's figures at every radius, with their red flags.
 
@@ -58,15 +67,16 @@ def ladder_report(
         budget: a preset's name or a `Budget`.
         system: name in the records.
         draws: draws S per deployed prediction.
-        resubmissions: fresh deployments R per image.
+        resubmissions: fresh deployments R per image; None: the budget's.
         seed: base of every stream.
         limit: images used, from the first; None: all.
         batch_size: images attacked at once.
         tier: training tier of the system.
         sources: further models to transfer from, by name.
         folder: where outcomes are kept, so that a stopped ladder goes on.
-        progress: callback with images done and images in all.
+        progress: callback with images done, images in all and a note.
         evidence: file for the worst examples at the last radius, which anyone can score again.
+        ceilings: further radii with the highest credible accuracy, as in `preflight`.
     """
     budget = named_budget(budget)
     images, labels = D.collect(data, limit)
@@ -75,9 +85,10 @@ def ladder_report(
     for place, radius in enumerate(radii):
         eps = format_fraction(radius)
 
-        def tell(_: str, __: int, done: int, before: int = place * len(images)) -> None:
+        def tell(rung: str, alive: int, done: int, before: int = place * len(images)) -> None:
             if progress is not None:
-                progress(before + done, len(images) * len(radii))
+                note = "" if rung == DONE else f"{rung}, {alive} left"
+                progress(before + done, len(images) * len(radii), note)
 
         result = run_ladder(
             model,
@@ -95,8 +106,10 @@ def ladder_report(
         )
         clean = result.clean.correct
         found = result.climb.points[DEPLOYED]
-        flags = _flags(model, (images, labels), radius, budget, seed, draws, sources, found)
-        records.append(_record(result, budget, system, eps, seed, tier, flags))
+        flags = _flags(model, (images, labels), radius, budget, seed, draws, sources, found, ceilings)
+        flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
+        tried = (*own_sources(model), *(sources or {}))
+        records.append(_record(result, budget, system, eps, seed, tier, flags, tried))
         if evidence is not None and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
@@ -113,11 +126,12 @@ def _flags(
     draws: int,
     sources: Mapping[str, AnyModel] | None,
     found: Tensor,
+    ceilings: Mapping[float, float | None] | None,
 ) -> list[Finding]:
     """Return what speaks against the figure: preflight, and the active tests or their absence.
 
     `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
-    that none may beat.
+    that none may beat. Without sources the model's own members and twin are transferred from.
     """
     asks = {move.attack for rung in budget.rungs for move in rung.moves}
     flags = preflight(
@@ -125,10 +139,13 @@ def _flags(
         data,
         eps,
         seed=seed,
-        sources=list((sources or {}).values()),
+        sources=list((sources or own_sources(model)).values()),
+        ceilings=ceilings,
         draws=draws,
         found=None if asks & _BLACK_BOXES else found,
     )
+    if len(found) < FEWEST_IMAGES:
+        flags.append(_too_few(len(found)))
     if budget.name not in _WITH_ACTIVE_TESTS:
         return [*flags, NO_ACTIVE_TESTS]
     tests = active_tests(
@@ -138,11 +155,26 @@ def _flags(
         seed=seed,
         attack=as_attack(budget, sources=sources),
         doubled=as_attack(budget.doubled(), sources=sources),
+        undefended=_undefended(sources or {}),
         planted_batch=1,
         draws=draws,
         found=found,
     )
     return [*flags, *tests.findings]
+
+
+def _too_few(images: int) -> Finding:
+    return Finding(
+        "too_few_images",
+        f"the figure is of {images} images; needed: {FEWEST_IMAGES}",
+        {"n": images, "needed": FEWEST_IMAGES},
+    )
+
+
+def _undefended(sources: Mapping[str, AnyModel]) -> nn.Module | None:
+    """Return the first source without noise or quantizers, which 8-bit noise must not make robust."""
+    plain = (source for source in sources.values() if isinstance(source, nn.Module))
+    return next((each for each in plain if not is_random(each) and not any(quantizers(each))), None)
 
 
 def _record(
@@ -153,9 +185,11 @@ def _record(
     seed: int,
     tier: str,
     flags: Sequence[Finding],
+    sources: Sequence[str],
 ) -> Record:
     summary = result.summary()
-    moves = [move for rung in budget.rungs for move in rung.moves]
+    moves = [move for rung in budget.rungs for move in rung.moves if move.attack not in _WITHOUT_GRADIENT]
+    eot = max((move.eot for move in moves), default=0)
     return Record(
         system=system,
         attack=ATTACK,
@@ -163,7 +197,8 @@ def _record(
         norm="linf",
         eps=eps,
         steps=max((move.steps for move in moves), default=0),
-        eot=max((move.eot for move in moves), default=0),
+        # Without noise all draws are alike, and the ladder takes one.
+        eot=eot if result.deployed.random else min(eot, 1),
         # Every rung starts from the best points so far and from one random start.
         restarts=2,
         n=summary["n"],
@@ -181,5 +216,10 @@ def _record(
         tier=tier,
         red_flags=tuple(flags),
         trusted=not flags,
-        details=summary,
+        details=summary
+        | {
+            "budget": result.configuration["budget"],
+            "sources": list(sources),
+            "skipped": [reason for run in result.climb.rungs for reason in run.skipped],
+        },
     )

@@ -153,6 +153,8 @@ def assemble(
             whole(f"{name}_single_errors"),
             plain["draws"],
             plain["random"],
+            # Outcomes of earlier versions have not counted NaN.
+            whole(f"{name}_nan") if all(f"{name}_nan" in arrays for arrays, _ in parts) else None,
         )
 
     known = all("known_wrong" in arrays for arrays, _ in parts)

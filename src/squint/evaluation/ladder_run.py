@@ -31,6 +31,9 @@ from squint.evaluation.sharding import sharded
 LadderProgress = Callable[[str, int, int], None]
 """Called with the rung that begins, the images of its batch that survive, and the images done before."""
 
+DONE = "done"
+"""Stands for a rung where a batch is finished."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
@@ -123,7 +126,7 @@ def run_ladder(
             if store is not None:
                 store.save(batch, *part)
         if progress is not None:
-            progress("done", 0, min(first + batch_size * _ranks.count(), len(images)))
+            progress(DONE, 0, min(first + batch_size * _ranks.count(), len(images)))
         return part
 
     with evaluation_mode(model), full_float32():
@@ -182,6 +185,7 @@ def _batch(
         "forwards": as_array(climbed.forwards),
         **{f"{name}_errors": as_array(s.errors) for name, s in scores.items()},
         **{f"{name}_single_errors": as_array(s.single_errors) for name, s in scores.items()},
+        **{f"{name}_nan": as_array(s.nan) for name, s in scores.items() if s.nan is not None},
     }
     for name, points in (("clean", x), ("deployed", worst)):
         values = pooled_margins(

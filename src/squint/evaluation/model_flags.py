@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +11,14 @@ from squint._checks import HasMemberLogits, InputError, check_logits
 from squint._random import derive_seed
 from squint.attacks.gradients import AnyModel, Units
 from squint.evaluation.records import Finding
+from squint.evaluation.scoring import Scores
 from squint.quantize.modes import quantizers
 from squint.quantize.quantizer import WIDTH_FLOOR
 
 _TOLERANCE = 1e-4
 """Share of an output's size that float rounding may account for."""
+_NAMED = 5
+"""Images that a finding about some of them names."""
 _AT_FLOOR = 1.01
 """A learnable width within 1 % of its floor has been driven there."""
 
@@ -53,7 +58,7 @@ def probability_outputs(model: AnyModel, x: Tensor) -> Finding | None:
         check_logits(logits, len(x))
         rows, what = logits.double(), "outputs"
     off = float((rows.sum(-1) - 1).abs().max())
-    if bool((rows < 0).any()) or off > 1e-3:
+    if bool((rows < 0).any()) or not off <= 1e-3:
         return None
     return Finding(
         "probabilities",
@@ -84,7 +89,12 @@ def batch_dependence(model: AnyModel, x: Tensor, y: Tensor, *, seed: int) -> Fin
     half = len(x) // 2
     units, stream = Units(model, y, 4), derive_seed(seed, "batch dependence")
     other = torch.cat([x[:half], 1 - x[half:]])
-    first, again, changed = (units.logits(batch, stream)[:, :, :half].double() for batch in (x, x, other))
+    outputs = [units.logits(batch, stream)[:, :, :half].double() for batch in (x, x, other)]
+    # Images without finite outputs are another finding's.
+    finite = torch.stack(outputs).isfinite().all(-1).flatten(0, -2).all(0)
+    if not bool(finite.any()):
+        return None
+    first, again, changed = (each[:, :, finite] for each in outputs)
     repeat, change = float((first - again).abs().mean()), float((first - changed).abs().mean())
     size = float(first.abs().mean())
     if change <= 2 * repeat + _TOLERANCE * size:
@@ -95,6 +105,29 @@ def batch_dependence(model: AnyModel, x: Tensor, y: Tensor, *, seed: int) -> Fin
         f"{size:.3g}) when other images change",
         {"mean_change": change, "mean_repeat": repeat, "mean_size": size},
     )
+
+
+def nan_outputs(scores: Mapping[str, Scores]) -> list[Finding]:
+    """Return a finding if a deployment's output held a NaN, which was counted as an error.
+
+    Args:
+        scores: outcomes of the same images (n,), by what they are called ("clean images").
+    """
+    found = {
+        name: torch.nonzero(each.nan).flatten().tolist()
+        for name, each in scores.items()
+        if each.nan is not None
+    }
+    found = {name: rows for name, rows in found.items() if rows}
+    if not found:
+        return []
+    told = "; ".join(
+        f"{len(rows)} of {len(scores[name].errors)} {name} (the first are images "
+        f"{', '.join(map(str, rows[:_NAMED]))})"
+        for name, rows in found.items()
+    )
+    measured = {name: {"images": len(rows), "first": rows[:_NAMED]} for name, rows in found.items()}
+    return [Finding("nan_outputs", f"outputs are NaN, counted as errors, on {told}", measured)]
 
 
 def dead_widths(model: object) -> list[Finding]:

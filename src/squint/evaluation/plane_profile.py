@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from squint._checks import InputError
-from squint.evaluation.threats import CLEAN
-
-EVERY = "all"
-"""Stands for all systems, or all threat models, in the summaries."""
+from squint.evaluation.plane_statistics import EVERY, leave_one_out, spearman, spearman_interval
 
 
 @dataclass(frozen=True)
@@ -95,12 +88,16 @@ class PlaneProfile:
     Attributes:
         rows: the points.
         correlation: one entry per estimator and system, and "all" where there are several: Spearman's rank
-            correlation of information (less its baseline) and accuracy, and the number of points. There is no
-            p-value: the points share their images. None where either does not vary.
+            correlation of information (less its baseline) and accuracy (`spearman`), its bootstrap interval
+            over threat models (`spearman_ci95`), and the number of points. There is no p-value, and the
+            interval says nothing of other images: the points share theirs. None where either does not vary,
+            and no interval below three threat models.
         leave_one_out: one entry per estimator and threat model: mean absolute error of the accuracy that
             information predicts for a threat model that was left out, by isotonic regression on the points of
-            all others (`error`), beside the error of always saying their mean accuracy (`constant_error`).
-            All corruptions are left out together; the clean points are always known.
+            all others (`error`), beside the error of always saying their mean accuracy (`constant_error`);
+            and both again where its whole `family` (see `plane_statistics.FAMILIES`) was left out with it
+            (`family_error`, `family_constant_error`): L∞ PGD says much of L2 PGD, and little
+            of blur. All corruptions are left out together; the clean points are always known.
     """
 
     rows: tuple[PlaneRow, ...]
@@ -130,12 +127,14 @@ class PlaneProfile:
     def __str__(self) -> str:
         """Return the correlations and prediction errors, one line each."""
         lines = [
-            f"{e['estimator']}, {e['system']}: rank correlation {_text(e['spearman'])}, {e['points']} points"
+            f"{e['estimator']}, {e['system']}: rank correlation {_text(e['spearman'])}"
+            f"{_interval_text(e['spearman_ci95'])}, {e['points']} points"
             for e in self.correlation
         ]
         lines += [
             f"{e['estimator']}, {e['threat']} left out: accuracy off by {_text(e['error'])} "
-            f"({_text(e['constant_error'])} by the mean)"
+            f"({_text(e['constant_error'])} by the mean); with all of its family left out "
+            f"{_text(e['family_error'])} ({_text(e['family_constant_error'])})"
             for e in self.leave_one_out
         ]
         return "\n".join(lines)
@@ -160,60 +159,17 @@ def profile_of(rows: Iterable[PlaneRow]) -> PlaneProfile:
                 {
                     "estimator": estimator,
                     "system": system,
-                    "spearman": _spearman(points),
+                    "spearman": spearman(points),
+                    "spearman_ci95": spearman_interval(points),
                     "points": len(points),
                 }
             )
-        left_out += [{"estimator": estimator, **entry} for entry in _leave_one_out(own)]
+        left_out += [{"estimator": estimator, **entry} for entry in leave_one_out(own)]
     return PlaneProfile(rows, tuple(correlation), tuple(left_out))
 
 
-def _coordinates(rows: Sequence[PlaneRow]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.array([row.excess for row in rows]), np.array([row.accuracy for row in rows])
-
-
-def _spearman(rows: Sequence[PlaneRow]) -> float | None:
-    x, y = _coordinates(rows)
-    if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
-        return None
-    # Imported here: scipy.stats takes a second that most commands do not need.
-    from scipy import stats
-
-    return float(stats.spearmanr(x, y).statistic)
-
-
-def _leave_one_out(rows: Sequence[PlaneRow]) -> list[dict[str, Any]]:
-    """Return one entry per group of threats that can be left out, and their mean over points."""
-    groups = dict.fromkeys(_group(row) for row in rows if row.threat != CLEAN)
-    # Imported where it is used: it takes a second that most commands do not need.
-    from sklearn.isotonic import IsotonicRegression
-
-    entries: list[dict[str, Any]] = []
-    for group in groups:
-        held = [row for row in rows if row.threat != CLEAN and _group(row) == group]
-        known = [row for row in rows if row.threat == CLEAN or _group(row) != group]
-        error = constant = None
-        if len({row.excess for row in known}) > 1:
-            (x, y), (new_x, new_y) = _coordinates(known), _coordinates(held)
-            rising = (_spearman(known) or 0.0) >= 0
-            fitted = IsotonicRegression(increasing=rising, out_of_bounds="clip").fit(x, y)
-            error = float(np.abs(fitted.predict(new_x) - new_y).mean())
-            constant = float(np.abs(y.mean() - new_y).mean())
-        entries.append({"threat": group, "points": len(held), "error": error, "constant_error": constant})
-    told = [entry for entry in entries if entry["error"] is not None]
-    if len(told) > 1:
-        points = sum(entry["points"] for entry in told)
-        means = {
-            name: math.fsum(entry[name] * entry["points"] for entry in told) / points
-            for name in ("error", "constant_error")
-        }
-        entries.append({"threat": EVERY, "points": points, **means})
-    return entries
-
-
-def _group(row: PlaneRow) -> str:
-    """Return what is left out together: all corruptions, or one threat model."""
-    return row.threat.partition(":")[0]
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}] over threat models"
 
 
 def _text(value: float | None) -> str:

@@ -131,7 +131,7 @@ def plant(
     _, slope = Units(cast(AnyModel, fitted), y, 8 * _FIT_DRAWS, chunk=_FIT_DRAWS).gradient(
         ball.x, objective("margin", y, targets=targets), derive_seed(seed, "planted", "steered")
     )
-    signs = torch.where(slope == 0, _signs(x, generator), slope.sign().to(x))
+    signs = torch.where(slope == 0, _signs(x, generator), slope.nan_to_num(0.0).sign().to(x))
     keep = per_example(first.sound.to(x.device), x)
     return grow(torch.where(keep, points, ball.project(ball.x + eps * signs)))
 
@@ -139,7 +139,8 @@ def plant(
 def _folded(head: PlantedHead, batch: int) -> Tensor:
     """Return the recorded features (draws, batch, features); a member without noise was asked once."""
     assert head.recorded is not None
-    return torch.cat(head.recorded).view(-1, batch, head.recorded[0].shape[-1])
+    # A point without finite features cannot be told from others: the construction then fails on scoring.
+    return torch.cat(head.recorded).view(-1, batch, head.recorded[0].shape[-1]).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _members(model: nn.Module) -> list[nn.Module]:

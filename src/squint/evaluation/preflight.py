@@ -13,7 +13,7 @@ from squint import attacks as A
 from squint import data as D
 from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
 from squint.evaluation.flags import Comparison, above_ceilings, credible_share, excesses, rising
 from squint.evaluation.frozen import frozen
 from squint.evaluation.gradient_flags import FIDELITY_DRAWS, fidelity, unfaithful, zero_gradients
@@ -26,6 +26,11 @@ GREY = 128 / 255
 """A radius at which every image can be turned into one and the same."""
 CIFAR_CEILINGS: Mapping[float, float | None] = {64 / 255: 0.05}
 """What no classifier of CIFAR keeps: 5 % at 64/255."""
+
+
+def ceilings_of(dataset: str) -> Mapping[float, float | None]:
+    """Return the ceilings that are known for a data set, by its name; none for most."""
+    return CIFAR_CEILINGS if dataset in ("cifar10", "cifar100") else {}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def preflight(
     chunk = probes.chunk
     attack = attack or WhiteBox(chunk=chunk)
     in_training = training_mode(model)
-    with evaluation_mode(model):
+    with evaluation_mode(model), nan_reported():
         run = _Runs(frozen(model), x, y, seed, draws, probes)
         if found is None:
             white = run.attack(attack, eps, "white box")

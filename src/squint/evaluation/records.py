@@ -122,7 +122,7 @@ class RobustnessReport:
         raise InputError(f"no outcome of {attack} at eps {written}")
 
     def __str__(self) -> str:
-        """Return one line per record, for people."""
+        """Return one line per record, for people, and one more on what else a ladder measured."""
         lines = []
         for r in self.records:
             verdict = "trusted" if r.trusted else "UNTRUSTED: " + "; ".join(f.message for f in r.red_flags)
@@ -131,4 +131,15 @@ class RobustnessReport:
                 f"{r.robust_accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}], n={r.n}, S={r.draws}, "
                 f"steps={r.steps}, eot={r.eot}, seed={r.seed}; {verdict}"
             )
+            if "margins" in r.details:
+                lines.append(_ladder_line(r.details))
         return "\n".join(lines)
+
+
+def _ladder_line(details: Mapping[str, Any]) -> str:
+    known = details["known_randomness_accuracy"]
+    return (
+        f"  of the worst points {details['margins']['below_0.1']:.1%} have a margin within 0.1; "
+        f"in 8-bit images {details['uint8_accuracy']:.1%}; "
+        f"known randomness {'does not apply' if known is None else f'{known:.1%}'}"
+    )

@@ -16,13 +16,13 @@ from squint import _ranks
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.intervals import wilson
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.machine import Fitting
-from squint.evaluation.model_flags import training_mode
+from squint.evaluation.model_flags import nan_outputs, training_mode
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
 from squint.evaluation.settings import SEED_PROTOCOL, AttackSetting, named_settings, radii_of
@@ -43,12 +43,13 @@ def evaluate(
     *,
     system: str = "model",
     draws: int | None = None,
-    resubmissions: int = RESUBMISSIONS,
+    resubmissions: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 100,
     tier: str = "A",
     sources: Mapping[str, AnyModel] | None = None,
+    ceilings: Mapping[float, float | None] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> RobustnessReport:
@@ -69,12 +70,14 @@ def evaluate(
         system: name in the records.
         draws: draws S per deployed prediction; None: the model's own `draws`. A model without
             `member_logits` is deployed as one call.
-        resubmissions: fresh deployments R per image; persistent accuracy at q needs R >= 4q.
+        resubmissions: fresh deployments R per image; persistent accuracy at q needs R >= 4q. None: the
+            ladder's budget's own (400 for "standard"), 64 for other attacks.
         seed: base of every stream.
         limit: images used, from the first; None: all.
         batch_size: images attacked at once; part of the streams' keys.
         tier: training tier of the system, for the record (DESIGN section 4).
         sources: further models that the ladder transfers from, by name.
+        ceilings: further radii with the highest credible accuracy, for the ladder's preflight.
         folder: where the ladder keeps outcomes, so that a stopped one goes on; None: nowhere.
         progress: callback for a progress bar.
 
@@ -83,7 +86,8 @@ def evaluate(
     """
     settings = [] if isinstance(attacks, str) and attacks in PRESETS else named_settings(attacks)
     radii = radii_of(eps, settings or [SEED_PROTOCOL])
-    check_number("resubmissions", resubmissions, 1, whole=True)
+    if resubmissions is not None:
+        check_number("resubmissions", resubmissions, 1, whole=True)
     check_number("batch_size", batch_size, 1, whole=True)
     check_choice("tier", tier, ("A", "B", "C"))
     draws = check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True)
@@ -105,9 +109,11 @@ def evaluate(
             batch_size=batch_size,
             tier=tier,
             sources=sources,
+            ceilings=ceilings,
             folder=folder,
-            progress=progress,
+            progress=None if progress is None else lambda done, total, _: progress(done, total),
         )
+    tries = RESUBMISSIONS if resubmissions is None else resubmissions
     images, labels = D.collect(data, limit)
     device = _device(model)
     chunks, fitting = -(-len(images) // batch_size), Fitting()
@@ -119,7 +125,7 @@ def evaluate(
 
     def scored(x: Tensor, y: Tensor, *keys: object) -> Scores:
         def run() -> Scores:
-            return score(model, x, y, draws=draws, resubmissions=resubmissions, seed=seed, keys=keys)
+            return score(model, x, y, draws=draws, resubmissions=tries, seed=seed, keys=keys)
 
         return fitting.forward(model, run)
 
@@ -129,7 +135,8 @@ def evaluate(
 
         def run(held: int | None) -> Tensor:
             generator = derive_generator(seed, "attack", *keys)
-            return setting.run(model, x, y, radius, generator, chunk=held)
+            with nan_reported():
+                return setting.run(model, x, y, radius, generator, chunk=held)
 
         points = fitting.gradients(run, setting.eot)
         if progress is not None:
@@ -151,7 +158,8 @@ def evaluate(
                 scores = joined([scores for _, scores in found])
                 record = _record(system, setting, radius, clean, scores, seed, tier)
                 seconds = time.perf_counter() - started
-                records.append(replace(record, seconds=seconds, red_flags=tuple(flags)))
+                own = nan_outputs({"clean images": clean, "attacked images": scores})
+                records.append(replace(record, seconds=seconds, red_flags=(*flags, *own)))
                 points = torch.cat([points for points, _ in found])
                 outcomes.append(Outcome(setting.name, radius, points, scores.correct))
     flagged = _with_rises(records, outcomes, clean.correct)
@@ -160,12 +168,14 @@ def evaluate(
 
 def joined(parts: Sequence[Scores]) -> Scores:
     """Return the scores of all batches in one."""
+    nan = [part.nan for part in parts if part.nan is not None]
     return Scores(
         torch.cat([part.errors for part in parts]),
         parts[0].resubmissions,
         torch.cat([part.single_errors for part in parts]),
         parts[0].draws,
         parts[0].random,
+        torch.cat(nan) if len(nan) == len(parts) else None,
     )
 
 

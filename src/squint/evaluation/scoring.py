@@ -31,6 +31,7 @@ class Scores:
         single_errors: share of single draws that erred (n,).
         draws: draws S per deployment.
         random: whether two deployments can differ; one that cannot is asked once.
+        nan: resubmissions whose output held a NaN (n,), which are errors too; None: not counted.
     """
 
     errors: Tensor
@@ -38,6 +39,7 @@ class Scores:
     single_errors: Tensor
     draws: int
     random: bool = True
+    nan: Tensor | None = None
 
     @property
     def correct(self) -> Tensor:
@@ -115,14 +117,16 @@ def score(
         resubmissions, draws = 1, 1
     if not isinstance(model, HasMemberLogits):
         wrong = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        nan = torch.zeros_like(wrong)
         with noise(generator):
             for _ in range(resubmissions):
                 logits = model(x)
                 _check(logits, y)
                 wrong += errors_of(logits, y)
-        return Scores(wrong.cpu(), resubmissions, wrong.cpu() / resubmissions, 1, random)
+                nan += logits.isnan().any(-1)
+        return Scores(wrong.cpu(), resubmissions, wrong.cpu() / resubmissions, 1, random, nan.cpu())
     errors = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-    single = torch.zeros_like(errors)
+    single, nan = torch.zeros_like(errors), torch.zeros_like(errors)
     at_once = max(1, _DRAWS_AT_ONCE // draws)
     for first in range(0, resubmissions, at_once):
         count = min(at_once, resubmissions - first)
@@ -130,8 +134,11 @@ def score(
         _check(logits[0, 0], y)
         probabilities = pooled(model, logits.double().softmax(-1))
         single += errors_of(probabilities, y).sum(0)
-        errors += errors_of(probabilities.view(count, draws, *probabilities.shape[1:]).mean(1), y).sum(0)
-    return Scores(errors.cpu(), resubmissions, single.cpu() / (resubmissions * draws), draws, random)
+        deployed = probabilities.view(count, draws, *probabilities.shape[1:]).mean(1)
+        errors += errors_of(deployed, y).sum(0)
+        nan += deployed.isnan().any(-1).sum(0)
+    single_errors = single.cpu() / (resubmissions * draws)
+    return Scores(errors.cpu(), resubmissions, single_errors, draws, random, nan.cpu())
 
 
 def pooled(model: HasMemberLogits, probabilities: Tensor) -> Tensor:

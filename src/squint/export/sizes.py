@@ -33,6 +33,7 @@ class LayerSize:
         passes: how often one prediction runs the layer (the draws, for a stochastic member).
         packed_bytes: weights in `weight_bits` each, scales and the rest in 32.
         full_bytes: every parameter in 32 bits.
+        drawn_bits: where every pass draws one of several precisions for both operands, all of them.
     """
 
     name: str
@@ -43,10 +44,14 @@ class LayerSize:
     passes: int
     packed_bytes: int
     full_bytes: int
+    drawn_bits: tuple[int, ...] = ()
 
     @property
     def bit_operations(self) -> int:
-        """Multiplications times both operands' bits, over all passes of one prediction."""
+        """Multiplications times both operands' bits, over a prediction's passes; the mean of drawn bits."""
+        if self.drawn_bits:
+            products = sum(bits**2 for bits in self.drawn_bits) / len(self.drawn_bits)
+            return round(self.multiplications * products * self.passes)
         return self.multiplications * self.weight_bits * self.activation_bits * self.passes
 
 
@@ -126,6 +131,7 @@ def _member_rows(prefix: str, member: nn.Module, counts: dict[str, int], passes:
                 passes=passes,
                 packed_bytes=math.ceil(weight.numel() * bits / 8) + 4 * others,
                 full_bytes=4 * parameters,
+                drawn_bits=getattr(layer, "drawn_bits", ()),
             )
         )
     rest = sum(p.numel() for p in member.parameters() if id(p) not in own) - counted

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from squint._checks import InputError, check_labels, check_number
+from squint._checks import InputError, InputTypeError, check_labels, check_number
 from squint.information._inputs import check_equal_lengths
 
 
@@ -50,9 +50,11 @@ def shuffled_baseline(
         y: labels (n,), or None.
 
     Raises:
-        InputError: lengths differ, labels are bad or `repeats` is below 2.
+        InputError: lengths differ, labels are bad, `repeats` is below 2, or the estimator's value is not
+            finite.
+        InputTypeError: no tensors, or an estimator that returns no number.
     """
-    check_equal_lengths(("z1", "z2"), (z1, z2))
+    _check_rows(("z1", "z2"), (z1, z2))
     check_number("repeats", repeats, 2, whole=True)
     n = z1.shape[0]
     if y is not None:
@@ -64,7 +66,7 @@ def shuffled_baseline(
             # Rows in class order, and the same rows shuffled and then brought into class order.
             shuffled = order[y[order].argsort(stable=True)]
             order = torch.empty_like(order).index_copy(0, y.argsort(stable=True), shuffled)
-        values.append(float(estimator(z1, z2[order])))
+        values.append(_value(estimator(z1, z2[order])))
     mean = math.fsum(values) / repeats
     return Baseline(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (repeats - 1)))
 
@@ -95,13 +97,16 @@ def bootstrap_interval(
             which take repeated rows for dependence.
 
     Raises:
-        InputError: no tensors, lengths that differ, fewer than 2 rows or repeats, a level outside (0, 1).
+        InputError: no tensors, lengths that differ, fewer than 2 rows or repeats, a level outside (0, 1), or
+            a value of the estimator that is not finite.
+        InputTypeError: something that is no tensor, or an estimator that returns no number.
     """
     if not tensors:
         raise InputError("tensors is empty; allowed: one tensor or more")
-    check_equal_lengths([f"tensors[{i}]" for i in range(len(tensors))], tensors)
+    _check_rows([f"tensors[{i}]" for i in range(len(tensors))], tensors)
     check_number("repeats", repeats, 2, whole=True)
-    if not 0 < level < 1:
+    check_number("level", level, 0.0, 1.0, open_low=True)
+    if level == 1:
         raise InputError(f"level is {level!r}; allowed: a number in (0, 1)")
     n = tensors[0].shape[0]
     if n < 2:
@@ -112,8 +117,29 @@ def bootstrap_interval(
             rows = torch.randint(n, (n,), generator=generator)
         else:
             rows = torch.randperm(n, generator=generator)[: (n + 1) // 2]
-        values[index] = float(estimator(*(t[rows.to(t.device)] for t in tensors)))
-    estimate = float(estimator(*tensors))
+        values[index] = _value(estimator(*(t[rows.to(t.device)] for t in tensors)))
+    estimate = _value(estimator(*tensors))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = (estimate + values.quantile(tails) - values.mean()).tolist()
     return float(low), float(high)
+
+
+def _check_rows(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    for name, tensor in zip(names, tensors, strict=True):
+        if not isinstance(tensor, Tensor):
+            raise InputTypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.ndim == 0 or tensor.numel() == 0:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}; allowed: a non-empty (n, ...) tensor")
+    check_equal_lengths(names, tensors)
+
+
+def _value(found: object) -> float:
+    """Return what an estimator said as a number; a single NaN would spoil every figure made of it."""
+    number = isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)
+    if not number:
+        shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        raise InputTypeError(f"estimator returned a {type(found).__name__}{shape}; needed: one number")
+    value = float(found)  # type: ignore[arg-type]
+    if not math.isfinite(value):
+        raise InputError(f"estimator returned {value}; needed: a finite number")
+    return value

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from squint._checks import InputTypeError, check_choice, check_labels, check_number
+from squint._checks import InputError, InputTypeError, check_choice, check_labels, check_number
 from squint.information._inputs import check_features
 
 BANDWIDTHS = ("median", "silverman", "neighbours", "delta")
@@ -40,7 +40,15 @@ def squared_distances(z: Tensor) -> Tensor:
 
 
 def label_gram(y: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the (n, n) delta kernel on labels `y` (n,): 1 where two rows share their class, else 0."""
+    """Return the (n, n) delta kernel on labels `y` (n,): 1 where two rows share their class, else 0.
+
+    Raises:
+        InputError: `y` does not hold whole numbers of 0 or more in one dimension.
+        InputTypeError: it is no tensor.
+    """
+    if isinstance(y, Tensor) and (y.ndim != 1 or y.numel() == 0):
+        raise InputError(f"y has shape {tuple(y.shape)}; allowed: non-empty labels (n,)")
+    check_labels(y, len(y) if isinstance(y, Tensor) else 0, name="y")
     return (y.unsqueeze(0) == y.unsqueeze(1)).to(dtype)
 
 

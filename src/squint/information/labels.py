@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from squint._checks import InputError, check_choice, check_labels, check_number
+from squint._checks import InputError, InputTypeError, check_choice, check_labels, check_number
 from squint.information._inputs import check_equal_lengths, check_probabilities
 
 CORRECTIONS = ("none", "miller_madow")
@@ -44,7 +44,10 @@ def table_mutual_information(table: Tensor) -> Tensor:
 
     Raises:
         InputError: the table is not finite and non-negative, or is zero.
+        InputTypeError: it is no tensor.
     """
+    if not isinstance(table, Tensor):
+        raise InputTypeError(f"table must be a torch.Tensor, got {type(table).__name__}")
     if table.ndim < 2 or not bool(torch.isfinite(table).all()) or bool((table < 0).any()):
         raise InputError(f"table of shape {tuple(table.shape)}; allowed: finite, 0 or more, (..., c1, c2)")
     total = table.sum((-2, -1), keepdim=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from squint._checks import InputError, check_number
+from squint._checks import InputError, InputTypeError, check_number
 from squint._random import default_generator
 from squint.information._inputs import check_pair
 
@@ -104,6 +104,8 @@ class SeparableCritic(nn.Module):
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Return scores (n, n)."""
+        _check_width("z1", z1, self.first[0].in_features)
+        _check_width("z2", z2, self.second[0].in_features)
         f: Tensor = self.first(z1)
         g: Tensor = self.second(z2)
         return f @ g.mT
@@ -134,6 +136,7 @@ class GaussianCritic(nn.Module):
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Return log q(z2_j | z1_i), (n, n)."""
+        _check_width("z2", z2, self.mean[-1].out_features)
         mean, log_variance = self._moments(z1)
         return _log_normal(z2.unsqueeze(0), mean.unsqueeze(1), log_variance.unsqueeze(1))
 
@@ -143,6 +146,7 @@ class GaussianCritic(nn.Module):
         return -_log_normal(z2, mean, log_variance).mean()
 
     def _moments(self, z1: Tensor) -> tuple[Tensor, Tensor]:
+        _check_width("z1", z1, self.mean[0].in_features)
         mean: Tensor = self.mean(z1)
         raw: Tensor = self.log_variance(z1)
         return mean, 8 * torch.tanh(raw / 8)
@@ -172,7 +176,7 @@ def fit_critic(
     Raises:
         InputError: an argument is bad (named).
     """
-    z1, z2 = check_pair(z1.detach(), z2.detach(), minimum=2)
+    z1, z2 = (z.detach() for z in check_pair(z1, z2, minimum=2))
     check_number("steps", steps, 1, whole=True)
     rows = min(int(check_number("batch", batch, 2, whole=True)), z1.shape[0])
     optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate)
@@ -191,11 +195,24 @@ def fit_critic(
 
 def _scores(z1: Tensor, z2: Tensor, critic: Critic) -> Tensor:
     z1, z2 = check_pair(z1, z2)
+    if not callable(critic):
+        raise InputTypeError(f"critic must be callable, got {type(critic).__name__}")
     scores = critic(z1, z2)
     n = z1.shape[0]
+    if not isinstance(scores, Tensor):
+        raise InputTypeError(f"critic returned {type(scores).__name__}; needed: scores ({n}, {n}), a tensor")
+    if not scores.is_floating_point():
+        raise InputError(f"critic returned {scores.dtype}; needed: floating point scores")
     if tuple(scores.shape) != (n, n) or not bool(torch.isfinite(scores.detach()).all()):
         raise InputError(f"critic returned shape {tuple(scores.shape)}; allowed: finite scores ({n}, {n})")
     return scores
+
+
+def _check_width(name: str, z: Tensor, width: object) -> None:
+    if z.shape[-1] != width:
+        raise InputError(
+            f"{name} has {z.shape[-1]} features; allowed: {width}, which its critic was made for"
+        )
 
 
 def _log_normal(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

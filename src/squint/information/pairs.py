@@ -11,7 +11,7 @@ from torch import Tensor
 from squint._checks import check_labels, check_number
 from squint.information._inputs import check_members
 from squint.information.kernel import all_distances, grams, kernels, label_gram
-from squint.information.renyi import gram_entropy
+from squint.information.renyi import entropies
 
 
 class PairwiseInformation(NamedTuple):
@@ -106,7 +106,7 @@ def _pair_matrix(k: Tensor, y: Tensor | None, alpha: float) -> Tensor:
     products = torch.cat([k, k[first] * k[second], torch.ones_like(k[:1])])
     if labels is not None:
         products = products * labels
-    s = gram_entropy(products, alpha=alpha)
+    s = entropies(products, alpha)
     upper = s[first] + s[second] - s[members:-1] - s[-1]
     matrix = k.new_zeros(members, members).index_put((first, second), upper)
     return matrix + matrix.triu(1).mT

@@ -23,12 +23,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from squint._checks import check_labels, check_number
+from squint._checks import InputError, InputTypeError, check_labels, check_number
 from squint.information._inputs import check_features, check_members, check_pair
 from squint.information.kernel import grams, label_gram
 
 SHANNON = 1e-6
 """Orders this close to 1 use the limit −Σ λ log λ; the quotient would lose its digits to cancellation."""
+
+SYMMETRY = 1e-4
+"""How far entries may be from their mirror images, as a share of the largest diagonal entry."""
 
 
 def gram_entropy(k: Tensor, *, alpha: float = 2.0) -> Tensor:
@@ -41,9 +44,15 @@ def gram_entropy(k: Tensor, *, alpha: float = 2.0) -> Tensor:
         alpha: order, above 0.
 
     Raises:
-        InputError: `alpha` is not a finite positive number.
+        InputError: `alpha` is not a finite positive number; `k` is not square, symmetric and finite with a
+            diagonal of 0 or more, not all zero.
     """
     check_number("alpha", alpha, 0.0, open_low=True)
+    return entropies(_check_gram(k), alpha)
+
+
+def entropies(k: Tensor, alpha: float) -> Tensor:
+    """Return what `gram_entropy` does, of matrices that are known to be Gram matrices."""
     scale = k.diagonal(dim1=-2, dim2=-1).mean(-1)
     if alpha == 2:
         return 2 * scale.log() - k.square().mean((-2, -1)).log()
@@ -55,6 +64,27 @@ def gram_entropy(k: Tensor, *, alpha: float = 2.0) -> Tensor:
         return -(values * logs).sum(-1)
     powers = torch.where(positive, (alpha * logs).exp(), 0.0)
     return powers.sum(-1).log() / (1 - alpha)
+
+
+def _check_gram(k: Tensor) -> Tensor:
+    if not isinstance(k, Tensor):
+        raise InputTypeError(f"k must be a torch.Tensor, got {type(k).__name__}")
+    if not k.is_floating_point():
+        raise InputError(f"k has dtype {k.dtype}; allowed: floating point")
+    if k.ndim < 2 or k.shape[-1] != k.shape[-2] or k.numel() == 0:
+        raise InputError(f"k has shape {tuple(k.shape)}; allowed: non-empty square matrices (..., n, n)")
+    k = k if k.dtype == torch.float64 else k.float()
+    seen = k.detach()
+    if not bool(torch.isfinite(seen).all()):
+        raise InputError("k contains NaN or infinity; allowed: finite values")
+    diagonal = seen.diagonal(dim1=-2, dim2=-1)
+    largest = diagonal.amax(-1)
+    if bool((diagonal < 0).any()) or not bool((largest > 0).all()):
+        low, high = float(diagonal.min()), float(diagonal.max())
+        raise InputError(f"k has diagonals in [{low:g}, {high:g}]; allowed: 0 or more, not all zero")
+    if bool(((seen - seen.mT).abs().amax((-2, -1)) > SYMMETRY * largest).any()):
+        raise InputError("k is not symmetric; allowed: Gram matrices, which are")
+    return k
 
 
 def renyi_entropy(z: Tensor, *, alpha: float = 2.0, bandwidth: float | str = "median") -> Tensor:
@@ -71,7 +101,7 @@ def renyi_entropy(z: Tensor, *, alpha: float = 2.0, bandwidth: float | str = "me
         InputError: `z` not finite or not (n, features), `alpha` or `bandwidth` not positive.
     """
     (z,) = _at_order([check_features("z", z)], alpha)
-    return gram_entropy(grams([z], bandwidth)[0], alpha=alpha)
+    return entropies(grams([z], bandwidth)[0], alpha)
 
 
 def renyi_joint_entropy(
@@ -90,7 +120,7 @@ def renyi_joint_entropy(
         InputError: a tensor is bad (named by its place) or lengths differ.
     """
     zs = _at_order(check_members(zs, "zs"), alpha)
-    return gram_entropy(grams(zs, bandwidth).prod(0), alpha=alpha)
+    return entropies(grams(zs, bandwidth).prod(0), alpha)
 
 
 def renyi_mutual_information(
@@ -112,7 +142,7 @@ def renyi_mutual_information(
     """
     z1, z2 = _at_order(check_pair(z1, z2), alpha)
     a, b = grams([z1, z2], bandwidth)
-    s = gram_entropy(torch.stack([a, b, a * b]), alpha=alpha)
+    s = entropies(torch.stack([a, b, a * b]), alpha)
     return s[0] + s[1] - s[2]
 
 
@@ -157,7 +187,7 @@ def renyi_total_correlation(
     """
     zs = _at_order(check_members(zs, "zs"), alpha)
     k = grams(zs, bandwidth)
-    s = gram_entropy(torch.cat([k, k.prod(0, keepdim=True)]), alpha=alpha)
+    s = entropies(torch.cat([k, k.prod(0, keepdim=True)]), alpha)
     return s[:-1].sum() - s[-1]
 
 
@@ -187,7 +217,7 @@ def _conditional_total_correlation(
     k = grams(zs, bandwidth, y)
     labels = label_gram(y, k.dtype)
     products = torch.cat([k * labels, (k.prod(0) * labels).unsqueeze(0), labels.unsqueeze(0)])
-    s = gram_entropy(products, alpha=alpha)
+    s = entropies(products, alpha)
     return s[:-2].sum() - s[-2] - (len(zs) - 1) * s[-1]
 
 

@@ -17,6 +17,7 @@ from squint.report.detection import Detection, read_detection
 from squint.report.detection_figures import histogram_figure, rejection_figure, roc_figure
 from squint.report.detection_page import detection_fragment
 from squint.report.images import examples_figure, votes_of
+from squint.report.ladder_page import ladder_fragment
 from squint.report.pareto import pareto_figure
 from squint.report.pareto_page import pareto_fragment
 from squint.report.plane_page import plane_csv, plane_fragment
@@ -119,6 +120,7 @@ def _page(
         headline=headline,
         figures=figures,
         plane=plane_fragment(content.results),
+        ladder=ladder_fragment(content.results),
         detection=detection_fragment(detection, content.results),
         pareto=pareto_fragment(content.results, rows),
         costs=cost_rows(content.results, rows),

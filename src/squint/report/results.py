@@ -9,6 +9,7 @@ from typing import Any
 from squint._checks import InputError, check_choice, parse_fraction, shown
 from squint.report.fields import Fields, Interval
 from squint.report.judgement import Judgement, parse_judgement
+from squint.report.ladder_details import LadderDetails, parse_details
 
 FORMAT_VERSION = 1
 LADDER_PRESETS = ("standard", "exhaustive")
@@ -59,6 +60,7 @@ class Record:
     flags: tuple[Flag, ...]
     declared_trusted: bool
     tier: str | None
+    ladder: LadderDetails | None = None
 
     @property
     def trusted(self) -> bool:
@@ -255,6 +257,7 @@ def _record(f: Fields) -> Record:
         flags=tuple(parse_flag(item, f.where) for item in flags),
         declared_trusted=trusted,
         tier=f.text("tier") if f.data.get("tier") else None,
+        ladder=parse_details(f),
     )
 
 

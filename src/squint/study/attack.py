@@ -12,6 +12,7 @@ from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport, evaluate
 from squint.evaluation.budgets import PRESETS
+from squint.evaluation.preflight import ceilings_of
 from squint.evaluation.settings import NAMED, SEED_PROTOCOL, named_settings, radii_of
 from squint.export import load
 from squint.models import spec_of
@@ -51,7 +52,8 @@ class AttackOptions:
     draws: int | None = None
     """Draws S per prediction; default: the file's own."""
     resubmissions: int | None = None
-    """Fresh deployments of every image that are scored; default: the run's, or 64."""
+    """Fresh deployments of every image that are scored; default: the run's, or the ladder's budget's
+    and 64 for other attacks."""
     seed: int | None = None
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None
@@ -81,9 +83,8 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     radii = radii_of(options.eps or (known.eps, *known.curve), settings or [SEED_PROTOCOL])
     heights = radii_of(options.eps or (known.eps,), [SEED_PROTOCOL]) if budgets else []
     images = check_number("images", _first(options.images, known.attack.images), 1, whole=True)
-    resubmissions = check_number(
-        "resubmissions", _first(options.resubmissions, known.attack.resubmissions), 1
-    )
+    resubmissions = known.attack.resubmissions if options.resubmissions is None else options.resubmissions
+    check_number("resubmissions", 1 if resubmissions is None else resubmissions, 1)
     check_number("draws", _first(options.draws, 1), 1)
     systems = [(file, load(file)) for file in files]
     own = options.dataset is None and options.data_dir is None
@@ -111,6 +112,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 sources=_sources(recipe, file),
                 folder=options.folder or (_home(file) if recipe else None),
                 bar=bar,
+                ceilings=ceilings_of(options.dataset or known.dataset),
             )
             reports.append(report)
         if not settings:

@@ -20,6 +20,7 @@ from squint.study.member_config import MemberConfig as MemberConfig
 from squint.training import ObjectiveConfig, TrainConfig
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
+_BETWEEN = ("redundancy", "conditional_redundancy")
 _SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -59,7 +60,7 @@ class SystemConfig:
     def setup(self, eps: float, total_steps: int = 0) -> Setup:
         """Return what the defence is told of this system, of the study's radius and of its training."""
         return Setup(
-            members=self.defence.member_count(len(self.members)),
+            members=len(self.members),
             quantized=any(member.quantized for member in self.members),
             draws=self.draws,
             training_draws=self.training_draws,
@@ -76,6 +77,12 @@ class SystemConfig:
             raise ValueError(
                 f"training_draws is {self.training_draws}; allowed: 2 or more where objective.agreement is "
                 f"above 0 (here {self.objective.agreement:g})"
+            )
+        between = [name for name in _BETWEEN if getattr(self.objective, name) != 0]
+        if between and self.rival is None and len(self.members) < 2:
+            raise ValueError(
+                f"members has 1 entry; allowed: two or more where objective.{between[0]} is not 0 "
+                f"(here {getattr(self.objective, between[0]):g}), which is between members"
             )
         if self.rival is None and self.rival_options:
             raise ValueError("rival_options is set without a rival; allowed: with one")
@@ -97,8 +104,8 @@ class AttackConfig:
     """Images on which the ladder is climbed, from the first; None: all that are attacked."""
     attacks: tuple[str, ...] = ("seed",)
     """seed (the seed protocol), fgsm or pgd-eot10, run one after another; the first is the headline's."""
-    resubmissions: int = Field(default=64, ge=1)
-    """Fresh deployments of every image that are scored."""
+    resubmissions: int | None = Field(default=None, ge=1)
+    """Fresh deployments of every image that are scored; None: the ladder's budget's, 64 for other attacks."""
     batch_size: int = Field(default=100, ge=1)
     """Images attacked at once; part of what the noise depends on."""
 

@@ -76,7 +76,7 @@ class RunFolder:
         for name in _OWN:
             remove_file(self.path / name)
         for name in _OWN_FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            _remove_folder(self.path / name)
 
     def __enter__(self) -> RunFolder:
         """Return the folder itself."""
@@ -143,11 +143,15 @@ class RunFolder:
         remove_file(self.checkpoint(system))
         return float(seconds)
 
+    def finish_attack(self, system: str, outcome: dict[str, Any]) -> None:
+        """Keep a system's facts, records and plane points, with the digest of the weights they are of."""
+        write_json(self.outcome(system), {**outcome, "weights_sha256": file_digest(self.weights(system))})
+
     def finished_attack(self, system: str) -> dict[str, Any] | None:
         """Return a system's facts, records and plane points, or None where it is still to be attacked.
 
         Raises:
-            squint.InputError: the file is damaged, or another system's.
+            squint.InputError: the file is damaged, or another system's, or of other weights than these.
         """
         path = self.outcome(system)
         if not path.exists():
@@ -160,6 +164,10 @@ class RunFolder:
         own = own and all(isinstance(each, dict) and each.get("system") == system for each in listed)
         if not own or not isinstance(outcome.get("plane"), list):
             raise InputError(f"{path} does not hold the records of {system}: remove it {again}")
+        # Files from before it was kept have none.
+        digest = outcome.get("weights_sha256")
+        if digest is not None and digest != file_digest(self.weights(system)):
+            raise InputError(f"{path} holds records of another weights file: remove it {again}")
         return outcome
 
     def log(self, system: str, entry: dict[str, Any]) -> None:
@@ -192,7 +200,7 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
 
     Raises:
         squint.InputError: `path` is a file, or holds a run and neither `resume` nor `overwrite` is set, or
-            holds something else, or holds a run of another recipe.
+            holds something else, or a run of another recipe, or was written by a newer squint.
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")
@@ -202,9 +210,9 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
         return
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} is no run folder of squint's (no config.yaml): name another --output")
+    check_version(path)
     if overwrite:
         return
-    check_version(path)
     if not resume:
         raise InputError(f"{path} exists: continue it with --resume or replace it with --overwrite")
     difference = first_difference(decisive(read_config(path)), decisive(config))
@@ -213,6 +221,16 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
             f"{path} holds a run of another recipe: {difference}; resume with the same settings or name "
             "another --output"
         )
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder that may be missing; what stayed would pass for the next run's."""
+    if not path.exists():
+        return
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise InputError(f"cannot remove {path}: {error.strerror or error}") from None
 
 
 def _own(path: Path, again: str) -> dict[str, Any]:

@@ -43,11 +43,16 @@ def join_started() -> None:
 
 
 @contextmanager
-def held_by_first(run: Path) -> Iterator[None]:
-    """Let the first process keep others that write into a run folder out of it; see `keeping.held`."""
+def held_by_first(folder: Path, *, make: bool = False) -> Iterator[None]:
+    """Let the first process keep other jobs that write into a folder out of it; see `keeping.held`."""
     with ExitStack() as stack:
-        if _ranks.rank() == 0:
-            stack.enter_context(held(run))
+
+        def hold() -> None:
+            # Processes that are still to be brought together all get here.
+            if _ranks.rank() == 0:
+                stack.enter_context(held(folder, make=make))
+
+        _ranks.first(hold)
         yield
 
 

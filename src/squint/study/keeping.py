@@ -22,16 +22,16 @@ _ABOUT = "run.json"
 class Lock:
     """A run folder held by this process alone, until it is closed or the process ends, however it ends.
 
-    What killed processes began to write is removed: nobody else can be writing now.
-
     Args:
         path: the folder.
+        clear: remove what killed processes began to write below it; of a run folder nobody else can be
+            writing there now.
 
     Raises:
         squint.InputError: another process holds it, or it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clear: bool = True) -> None:
         try:
             self._file = open(path / LOCK, "a")  # noqa: SIM115
         except OSError as error:
@@ -45,7 +45,8 @@ class Lock:
             self._file.close()
             raise InputError(f"cannot lock {path}: {error.strerror or error}") from None
         try:
-            remove_leftovers(path)
+            if clear:
+                remove_leftovers(path)
         except InputError:
             self._file.close()
             raise
@@ -56,16 +57,26 @@ class Lock:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def held(folder: Path, *, make: bool = False) -> Iterator[None]:
     """Keep other processes that write into a run folder out of it; anything else is left as it is.
+
+    Args:
+        folder: a run folder, or another one.
+        make: hold a folder that is no run folder, too, and make it where it is missing. What killed processes
+            began stays there: other people's files and other runs may lie below.
 
     Raises:
         squint.InputError: see `Lock`.
     """
-    if not (run / "config.yaml").is_file():
+    is_run = (folder / "config.yaml").is_file()
+    if not (is_run or make):
         yield
         return
-    lock = Lock(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
+    lock = Lock(folder, clear=is_run)
     try:
         yield
     finally:

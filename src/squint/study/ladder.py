@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import InputError, format_fraction
 from squint._files import write_bytes
@@ -17,7 +19,7 @@ from squint.evaluation import RobustnessReport
 from squint.evaluation.budgets import Budget
 from squint.evaluation.evidence_files import load_evidence
 from squint.evaluation.ladder_report import ladder_report
-from squint.study.keeping import held
+from squint.study.job import held_by_first
 from squint.study.progress import Bar
 
 
@@ -29,7 +31,7 @@ def climb_weights(
     budget: Budget,
     *,
     draws: int | None,
-    resubmissions: int,
+    resubmissions: int | None,
     seed: int,
     images: int,
     batch_size: int,
@@ -37,6 +39,7 @@ def climb_weights(
     sources: Mapping[str, AnyModel],
     folder: Path | None,
     bar: Bar,
+    ceilings: Mapping[float, float | None] | None = None,
 ) -> RobustnessReport:
     """Return the ladder's report on one system; continues where it was stopped, if it has a folder.
 
@@ -50,7 +53,7 @@ def climb_weights(
         radii: L∞ radii.
         budget: what may be spent.
         draws: draws S per prediction; None: the ensemble's own.
-        resubmissions: fresh deployments R of every image.
+        resubmissions: fresh deployments R of every image; None: the budget's.
         seed: base of every stream.
         images: how many images.
         batch_size: images attacked at once.
@@ -58,17 +61,19 @@ def climb_weights(
         sources: further models to transfer from, by name.
         folder: a run's folder, or another one; None keeps nothing.
         bar: where progress goes.
+        ceilings: further radii with the highest credible accuracy.
 
     Raises:
         squint.InputError: the folder holds another configuration's outcomes, or evidence at another radius,
-            or another process works on it.
+            or another process that is not of this job works on it, or it cannot be written.
     """
     evidence = None if folder is None else folder / "evidence" / f"{name}.npz"
-    if evidence is not None and evidence.is_file():
-        _check_radius(evidence, radii[0])
+    if evidence is not None:
+        _ranks.first(partial(_check_radius, evidence, radii[0]))
     total = min(images, len(test))
     reports = []
-    with nullcontext() if folder is None else held(folder), TemporaryDirectory() as place:
+    hold = nullcontext() if folder is None else held_by_first(folder, make=True)
+    with hold, TemporaryDirectory() as place:
         for number, radius in enumerate(radii):
             found = Path(place) / f"{name}.npz"
             bar.start(f"{budget.name} ladder {name}, {format_fraction(radius)}", total)
@@ -86,12 +91,13 @@ def climb_weights(
                 tier=tier,
                 sources=sources,
                 folder=None if folder is None else folder / "ladder" / f"{name}-{budget.name}",
-                progress=lambda done, _: bar.move(done),
+                progress=lambda done, _, note: bar.move(done, note),
                 evidence=found,
+                ceilings=ceilings,
             )
             reports.append(report)
             if number == 0 and evidence is not None:
-                _keep_stronger(found, evidence)
+                _ranks.first(partial(_keep_stronger, found, evidence))
     return replace(
         reports[0],
         records=tuple(record for report in reports for record in report.records),
@@ -100,6 +106,8 @@ def climb_weights(
 
 
 def _check_radius(evidence: Path, radius: float) -> None:
+    if not evidence.is_file():
+        return
     held_at, wanted = format_fraction(load_evidence(evidence).eps), format_fraction(radius)
     if held_at != wanted:
         raise InputError(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -54,7 +57,8 @@ def publish(run: Path, system: str | None, output: Path) -> Path:
         output: folder to write.
 
     Raises:
-        squint.InputError: no such system, no evidence, or an output that is there already.
+        squint.InputError: no such system, no evidence, or an output that is there already or cannot be
+            written; nothing is left of it then.
     """
     recipe, results = read_config(run), read_results(run)
     name = system or recipe.headline_system
@@ -62,19 +66,38 @@ def publish(run: Path, system: str | None, output: Path) -> Path:
     evidence = run / "evidence" / f"{name}.npz"
     if not evidence.is_file():
         raise InputError(f"{evidence} is missing: run the study with --attack.ladder quick or standard first")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output is {output}, which is a file; allowed: a new folder")
     if output.exists() and any(output.iterdir()):
         raise InputError(f"output is {output}, which is not empty; allowed: a new folder")
     ens = load(run / "weights" / f"{name}.safetensors")
-    weights = output / "weights" / f"{name}.safetensors"
-    save(ens, weights, packed=True)
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
-    write_text(output / "config.yaml", to_yaml(alone))
     own = _of_system(results, name)
-    write_json(output / "results.json", own)
-    write_bytes(output / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
-    _keep_images(recipe, len(load_evidence(evidence).labels), output)
-    write_text(output / "card.md", card(own, alone, name, weights))
+    with _whole_or_absent(output) as built:
+        weights = built / "weights" / f"{name}.safetensors"
+        save(ens, weights, packed=True)
+        write_text(built / "config.yaml", to_yaml(alone))
+        write_json(built / "results.json", own)
+        write_bytes(built / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
+        _keep_images(recipe, len(load_evidence(evidence).labels), built)
+        write_text(built / "card.md", card(own, alone, name, weights))
     return output
+
+
+@contextmanager
+def _whole_or_absent(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` to write in, and put it in its place at the end; on errors remove it."""
+    place = output.resolve()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as beside:
+            # Temporary folders are for the owner alone; this one inside is for everybody.
+            built = Path(beside) / place.name
+            built.mkdir()
+            yield built
+            built.replace(place)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
 
 
 def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,13 +13,13 @@ import torch
 from squint import _ranks
 from squint import data as D
 from squint._checks import parse_fraction
-from squint._files import write_json
 from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport, evaluate
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.ladder_report import ATTACK as LADDER
 from squint.evaluation.ladder_report import ladder_report
+from squint.evaluation.preflight import ceilings_of
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
 from squint.export import load, save
 from squint.report import write_report
@@ -146,7 +146,7 @@ class Study:
             "records": [record.to_json() for record in records],
             "plane": plane_of(recipe, ens, test, report),
         }
-        _ranks.first(lambda: write_json(self.folder.outcome(name), outcome))
+        _ranks.first(lambda: self.folder.finish_attack(name, outcome))
         return outcome
 
     def settings(self, name: str) -> list[AttackSetting]:
@@ -186,8 +186,9 @@ class Study:
             batch_size=recipe.attack.batch_size,
             tier=recipe.systems[name].tier,
             sources=self._sources(name),
+            ceilings=ceilings_of(recipe.dataset),
             folder=self.folder.path / "ladder" / name,
-            progress=lambda done, _: self.bar.move(done),
+            progress=lambda done, _, note: self.bar.move(done, note),
             evidence=self.folder.evidence(name),
         )
 

@@ -18,6 +18,7 @@ from squint.evaluation.intervals import t_interval
 from squint.study.config import RecipeConfig, config_hash
 from squint.study.hypothesis import plan_of
 from squint.study.hypothesis_verdict import judge
+from squint.study.job import held_by_first
 from squint.study.pairs import CLEAN, Runs, accuracies_of, verdict_of
 from squint.study.progress import Bar
 from squint.study.run import run_study
@@ -55,8 +56,8 @@ def run_seeds(
         bar: where progress goes.
 
     Raises:
-        squint.InputError: an argument is not allowed, or a folder cannot be used; before anything is run
-            where that can be told.
+        squint.InputError: an argument is not allowed, or a folder cannot be used or is in use; before
+            anything is run where that can be told.
     """
     seeds = [int(check_number("seeds", seed, 0, whole=True)) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
@@ -66,29 +67,30 @@ def run_seeds(
     if len(recipe.systems) < 2:
         raise InputError("systems holds one system; allowed: the reference and one more, to be compared")
     check_number("margin", margin, 0.0, 1.0, open_low=True)
-    runs = []
-    for seed in seeds:
-        path = folder / f"seed-{seed}"
-        again = resume and path.is_dir()
-        results = run_study(
-            replace(recipe, seed=seed), path, resume=again, overwrite=overwrite and path.is_dir(), bar=bar
-        )
-        runs.append((path, results))
-    verdicts = {
-        "format_version": FORMAT_VERSION,
-        "recipe": recipe.name,
-        "dataset": recipe.dataset,
-        "config_hash": config_hash(replace(recipe, seed=0)),
-        "reference": reference,
-        "seeds": seeds,
-        "margin": margin,
-        **compare(runs, reference, margin),
-    }
     plan = plan_of(recipe)
-    if plan is not None:
-        attack, eps = runs[0][1]["headline_attack"], runs[0][1]["headline_eps"]
-        verdicts["hypothesis"] = judge(plan, runs, attack, eps, margin)
-    write_json(folder / "verdicts.json", verdicts)
+    with held_by_first(folder, make=True):
+        runs = []
+        for seed in seeds:
+            path = folder / f"seed-{seed}"
+            again = resume and path.is_dir()
+            results = run_study(
+                replace(recipe, seed=seed), path, resume=again, overwrite=overwrite and path.is_dir(), bar=bar
+            )
+            runs.append((path, results))
+        verdicts = {
+            "format_version": FORMAT_VERSION,
+            "recipe": recipe.name,
+            "dataset": recipe.dataset,
+            "config_hash": config_hash(replace(recipe, seed=0)),
+            "reference": reference,
+            "seeds": seeds,
+            "margin": margin,
+            **compare(runs, reference, margin),
+        }
+        if plan is not None:
+            attack, eps = runs[0][1]["headline_attack"], runs[0][1]["headline_eps"]
+            verdicts["hypothesis"] = judge(plan, runs, attack, eps, margin)
+        write_json(folder / "verdicts.json", verdicts)
     return verdicts
 
 

@@ -10,7 +10,7 @@ Brown does: their tables have classes^members cells, which no validation set fil
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ def decompose(
     check_images(x)
     check_number("draws", draws, 1, whole=True)
     check_number("batch_size", batch_size, 1, whole=True)
-    device = next(ens.parameters()).device
+    device = next((each.device for each in chain(ens.parameters(), ens.buffers())), torch.device("cpu"))
     predicted, seen = [], []
     with evaluation_mode(ens):
         for first in range(0, len(x), batch_size):

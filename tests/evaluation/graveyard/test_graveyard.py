@@ -85,7 +85,6 @@ def test_a_binarized_network_with_saturated_logits_falls_to_the_margin() -> None
     assert "zero_gradients" in gradient_flags(model)
 
 
-@pytest.mark.slow
 def test_k_winners_take_all_falls_to_square() -> None:
     model = nets.k_winners()
     black = attacks.square(model, *nets.images(), eps=EPS, steps=300, generator=seeded())
@@ -96,7 +95,6 @@ def test_k_winners_take_all_falls_to_square() -> None:
     assert gradient_flags(model) == ["unfaithful_gradient"]
 
 
-@pytest.mark.slow
 def test_empir_falls_to_its_members() -> None:
     """The vote has no gradient; the mean probability of its members has."""
     model = nets.empir()
@@ -108,7 +106,6 @@ def test_empir_falls_to_its_members() -> None:
     assert probability_outputs(model, x) is None
 
 
-@pytest.mark.slow
 def test_a_random_pair_of_adversarially_trained_networks_is_no_better_than_its_members() -> None:
     """Dbouk and Shanbhag 2022: PGD on the expectation overstates it; ARC, and pooling, do not."""
     model = nets.random_pair()
@@ -121,7 +118,6 @@ def test_a_random_pair_of_adversarially_trained_networks_is_no_better_than_its_m
     assert nets.accuracy(model, targeted(pair)) <= max(alone) + 0.05
 
 
-@pytest.mark.slow
 def test_cross_max_behind_noise_falls_to_its_probes() -> None:
     """Fort and Lakshminarayanan 2024: the aggregate hides what the mean of the probes shows."""
     model = nets.cross_max()
@@ -141,7 +137,6 @@ SHORT_LADDER = Budget(
 """First and last rung of the ladder, shortened."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "source", "looks", "falls"),
     [
@@ -163,7 +158,6 @@ def test_the_ladder_brings_them_down(
     assert nets.accuracy(model, found.points[DEPLOYED]) <= falls
 
 
-@pytest.mark.slow
 def test_the_ladder_brings_a_random_pair_down_to_its_members() -> None:
     model, (x, y) = nets.random_pair(), nets.images()
     pair = squint.Ensemble(list(model.members), draws=1).eval()
