@@ -129,6 +129,8 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     weights, junk = run / "weights" / "plain.safetensors", tmp_path / "junk.npz"
     junk.write_text("junk")
     mine = challenge(tmp_path / "mine.npz", 8 / 255)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(weights.read_bytes())
     bare = tmp_path / "bare"
     (bare / "weights").mkdir(parents=True)
     (bare / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
@@ -153,6 +155,7 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("break", run, mine, "--eps", "24/255"), "has the systems plain, noisy: name one with --system"),
         (("break", run, mine, "--eps", "24/255", "--system", "x"), "system is 'x'; allowed: plain, noisy"),
         (("break", weights, mine, "--eps", "1/255"), "lies 0.031373 from the clean one"),
+        (("break", alone, mine), "lies in no run that names a radius: give --eps"),
         (("break", weights, mine, "--eps", "5/0"), "eps is '5/0'; allowed: a fraction such as 5/255"),
         (("info", tmp_path / "no"), "does not exist"),
         (("info", run, "--image-shape", 3, 32), "image_shape is (3, 32); allowed: (channels, height, width)"),

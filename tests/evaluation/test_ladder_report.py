@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import squint
 from squint.evaluation import RobustnessReport, evaluate, ladder_report
-from squint.evaluation.active import active_tests
+from squint.evaluation.active import ActiveTests, active_tests
 from squint.evaluation.budgets import PRESETS, Budget, Move, Rung, tiny
 from squint.evaluation.preflight import CIFAR_CEILINGS, ceilings_of, preflight
 from tests.evaluation.graveyard import nets
@@ -137,3 +138,18 @@ def test_an_undefended_source_is_the_control() -> None:
     sources = {"noisy": nets.stochastic(), "plain": plain}
     assert ladder_report._undefended(sources) is plain
     assert ladder_report._undefended({"noisy": nets.stochastic()}) is None
+
+
+def test_a_missing_active_test_makes_the_figure_untrusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict end to end, with active tests that pass: only what was not run stands in the way."""
+    monkeypatch.setitem(PRESETS, "standard", replace(tiny(2), name="standard"))
+    monkeypatch.setattr(ladder_report, "preflight", lambda *_, **__: [])
+    passed = ActiveTests(10, 10, 0.0, 0.0, True, ())
+    monkeypatch.setattr(ladder_report, "active_tests", lambda *_, **__: passed)
+    data = nets.images(100)
+    alone = evaluate(nets.stochastic(), data, 0.03, "standard")
+    assert kinds(alone) == ["no_noise_control"]
+    assert not alone.records[0].trusted
+    whole = evaluate(nets.stochastic(), data, 0.03, "standard", sources={"plain": nets.undefended()})
+    assert kinds(whole) == []
+    assert whole.records[0].trusted

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from squint._checks import format_fraction, parse_fraction
+from squint._checks import InputError, format_fraction, parse_fraction
 from squint.commands.targets import Target, attacked_images, load_target
 from squint.evaluation.evidence import Challenge, break_with
 from squint.evaluation.evidence_files import load_evidence
@@ -89,6 +89,8 @@ def break_model(options: BreakOptions) -> Challenged:
     if options.eps is not None:
         parse_fraction("eps", options.eps)
     target = load_target(options.model, options.system)
+    if options.eps is None and target.recipe is None:
+        raise InputError(f"{options.model} lies in no run that names a radius: give --eps, such as 5/255")
     radius = parse_fraction("eps", options.eps or target.known.eps)
     challenge = break_with(
         target.placed(),

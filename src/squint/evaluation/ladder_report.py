@@ -32,6 +32,12 @@ _WITHOUT_GRADIENT = {"square", "spsa"}
 FEWEST_IMAGES = 100
 """Images without which the ladder's figure, its interval and its tests settle nothing."""
 
+_NO_CONTROL = Finding(
+    "no_noise_control",
+    "no source is an undefended network, so that the control (8-bit noise must not protect it) was not run",
+    {},
+)
+
 Progress = Callable[[int, int, str], None]
 """Called with images done, images in all, and the rung that begins with its survivors, or no words."""
 
@@ -148,6 +154,9 @@ def _flags(
         flags.append(_too_few(len(found)))
     if budget.name not in _WITH_ACTIVE_TESTS:
         return [*flags, NO_ACTIVE_TESTS]
+    undefended = _undefended(sources or {})
+    if undefended is None:
+        flags.append(_NO_CONTROL)
     tests = active_tests(
         model,
         data,
@@ -155,7 +164,7 @@ def _flags(
         seed=seed,
         attack=as_attack(budget, sources=sources),
         doubled=as_attack(budget.doubled(), sources=sources),
-        undefended=_undefended(sources or {}),
+        undefended=undefended,
         planted_batch=1,
         draws=draws,
         found=found,
