@@ -44,11 +44,12 @@ tests: .venv/test-ready
 browser: .venv/test-ready
 	$(BIN)/python -m pytest -q -m browser tests/report
 
-# Kills real runs at twenty random moments, and fails every write; about ten minutes on two cores.
+# Kills runs, studies and ladders at twenty random moments each, and fails every write; half an hour on two cores.
 crash: .venv/test-ready
 	$(BIN)/python -m pytest -q -s -m slow tests/crash
 
-# Twenty thousand damaged files, every file cut off at every length, and files that are made to do harm.
+# Twenty thousand damaged files, every file cut off at every length, and files that are made to do harm; about
+# five minutes of one core.
 fuzz: .venv/test-ready
 	$(BIN)/python -m tests.fuzz --count 20000
 

@@ -119,6 +119,35 @@ def test_attack(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]  # fmt: skip
 
 
+def test_attack_members_alone(run: Path, tmp_path: Path) -> None:
+    """A member alone is scored as an ensemble of one; what has a single member is not attacked twice."""
+    output = tmp_path / "records.json"
+    words = [
+        "attack",
+        str(run),
+        "--images",
+        "3",
+        "--eps",
+        "8/255",
+        "--attacks",
+        "fgsm",
+        "--quiet",
+        "--members",
+    ]
+    assert main([*words, "--output", str(output)]) == 0
+    records = json.loads(output.read_text())
+    assert [r["system"] for r in records] == ["plain", "noisy", "noisy-member-1", "noisy-member-2"]
+    assert len({r["draws"] for r in records[1:]}) == 1
+    whole = squint.load(run / "weights" / "noisy.safetensors")
+    test = squint.data.load("digits").test
+    for member, record in zip(whole.members, records[2:], strict=True):
+        alone = squint.Ensemble([member], whole.draws)
+        report = squint.evaluate(
+            alone, test, ["8/255"], ["fgsm"], system=record["system"], limit=3, resubmissions=2
+        )
+        assert report.records[0].robust_accuracy == record["robust_accuracy"]
+
+
 def test_attack_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = run / "weights" / "plain.safetensors"
     cut, foreign, other = (tmp_path / f"{name}.safetensors" for name in ("cut", "foreign", "other"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from squint import _random
 from squint._random import (
@@ -14,8 +16,10 @@ from squint._random import (
     derive_generator,
     derive_seed,
     draw_noise,
+    next_seed,
     next_seeds,
     noise,
+    part_of_draws,
     random_integers,
 )
 
@@ -134,6 +138,28 @@ def test_draws_that_do_not_fit_their_strata_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="draws"), draw_noise(seeds, strata=strata, strata_total=total):
         pass
+
+
+def test_the_parts_of_a_set_of_draws_are_the_set() -> None:
+    def ask(draws: int) -> tuple[list[int], Tensor]:
+        """Take seeds and stratified noise as an ensemble does, and a seed in the middle of a draw."""
+        source = generator(3)
+        seeds, shared = next_seeds(source, draws), next_seed(source)
+        with draw_noise(seeds, strata=range(draws), strata_total=draws, shared_seed=shared):
+            k = random_integers((draws, 30), CPU)
+            assert next_seeds(generator(9), 2) == next_seeds(generator(9), 2)
+        return seeds, k
+
+    seeds, k = ask(5)
+    for cuts in ((0, 5), (0, 2, 4, 5), (0, 1, 2, 3, 4, 5)):
+        found = []
+        for start, stop in pairwise(cuts):
+            with part_of_draws(range(start, stop), 5) as note:
+                assert not note.taken
+                found.append(ask(stop - start))
+            assert note.taken
+        assert [seed for part, _ in found for seed in part] == seeds
+        assert torch.equal(torch.cat([part for _, part in found]), k)
 
 
 def test_derived_seeds_depend_on_every_key_and_its_type() -> None:

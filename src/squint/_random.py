@@ -66,6 +66,16 @@ _squint_stream = _Stream(torch.Generator().manual_seed(0))
 _source: ContextVar[NoiseSource | None] = ContextVar("squint_noise", default=None)
 
 
+class _Part:
+    """Which draws of a set a model computes, and whether it took their seeds by `next_seeds`."""
+
+    def __init__(self, places: range, total: int) -> None:
+        self.places, self.total, self.taken = places, total, False
+
+
+_part: ContextVar[_Part | None] = ContextVar("squint_part", default=None)
+
+
 def seed(value: int) -> None:
     """Seed squint's own stream, which is used wherever no generator is given. Leaves torch's alone."""
     _squint_stream.reseed(value)
@@ -88,11 +98,44 @@ def next_seed(generator: torch.Generator) -> int:
 
 
 def next_seeds(generator: torch.Generator, count: int) -> list[int]:
-    """Return `count` fresh 63-bit seeds, advancing the generator."""
+    """Return `count` fresh 63-bit seeds, advancing the generator.
+
+    Inside `part_of_draws` they are the part's of a set's, and the generator advances by the whole set.
+    """
+    part = _part.get()
+    whole = part is not None and count == len(part.places)
+    drawn = part.total if part is not None and whole else count
     seeds: list[int] = torch.randint(
-        _SEED_RANGE, (count,), generator=generator, device=generator.device
+        _SEED_RANGE, (drawn,), generator=generator, device=generator.device
     ).tolist()
-    return seeds
+    if part is None or not whole:
+        return seeds
+    part.taken = True
+    return seeds[part.places.start : part.places.stop]
+
+
+@contextmanager
+def part_of_draws(places: range, total: int) -> Iterator[_Part]:
+    """Let a model that is asked for `len(places)` draws compute these of a set of `total` draws.
+
+    Memory may force a set of draws to be computed in parts. Each part then asks the model for its own draws
+    with the generator as it was before the set: `next_seeds` draws the seeds of all and gives the part's, and
+    `draw_noise` puts them in their strata among all. The parts together are the set, however it is cut.
+
+    Args:
+        places: the part's draws, consecutive places among the set's.
+        total: number of draws in the set.
+
+    Yields:
+        a note whose `taken` says afterwards whether the model asked `next_seeds` for its draws; one that did
+        not draws from the generator in a way of its own, which cannot be cut.
+    """
+    note = _Part(places, total)
+    token = _part.set(note)
+    try:
+        yield note
+    finally:
+        _part.reset(token)
 
 
 def derive_seed(base: int, *keys: object) -> int:
@@ -155,14 +198,20 @@ def draw_noise(
                 f"strata is {list(strata)!r} for {len(seeds)} draws; "
                 f"allowed: one each, distinct, in 0..{strata_total - 1}"
             )
+    part = _part.get()
+    if part is not None and strata is not None and strata_total == len(part.places):
+        strata, strata_total = [part.places.start + place for place in strata], part.total
     streams = tuple(_Stream(torch.Generator().manual_seed(s)) for s in seeds)
     streams = tuple(stream for stream in streams for _ in range(copies))
     shared = _Stream(torch.Generator().manual_seed(shared_seed)) if strata is not None else None
     places_held = None if strata is None else tuple(strata)
     token = _source.set(NoiseSource(streams, places_held, strata_total, shared, copies))
+    # What a network asks for inside is its own, not part of the set.
+    outside = _part.set(None)
     try:
         yield
     finally:
+        _part.reset(outside)
         _source.reset(token)
 
 

@@ -70,11 +70,11 @@ class NoisyLinear(nn.Module):
     ) -> Tensor:
         generator = generator or _random.default_generator()
         self.units.append(draws)
-        seeds = _random.next_seeds(generator, draws)
+        seeds, shared = _random.next_seeds(generator, draws), _random.next_seed(generator)
         outputs = []
         for weight in self.weight:
             with _random.draw_noise(
-                seeds, strata=range(draws) if stratified else None, strata_total=draws, shared_seed=seeds[0]
+                seeds, strata=range(draws) if stratified else None, strata_total=draws, shared_seed=shared
             ):
                 folded = x.repeat(draws, *(1,) * (x.ndim - 1))
                 outputs.append(self._noisy(folded, weight).view(draws, len(x), -1))

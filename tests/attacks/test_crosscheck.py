@@ -1,13 +1,13 @@
 """Our attacks against torchattacks' at equal steps and draws, on two trained networks, scored by our rules.
 
 `weights/` holds a deterministic and a stochastic network of width 8, 4 bits, digits, 15 epochs:
-`benchmarks.crosscheck.networks(width=8)`. Attacks on a random network differ from run to run, so figures on
-it are means over seeds, and a bound has room for their standard error.
+`benchmarks.crosscheck.networks()`. Random starts and draws decide single images, and one of 64 images is 1.6
+points, so figures are means over seeds of the attacks of both. Ours may lie a point above theirs and no more;
+`results/crosscheck` holds the same for 200 images, with intervals.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable
 from functools import cache
@@ -28,7 +28,7 @@ from squint.evaluation.scoring import score
 WEIGHTS = Path(__file__).parent / "weights"
 EPS = 48 / 255
 N = 64
-SEEDS = 3
+SEEDS = 5
 POINT = 0.01
 
 
@@ -70,9 +70,8 @@ def test_weights_are_small_and_the_networks_accurate() -> None:
 def test_pgd_on_the_deterministic_network() -> None:
     theirs = from_torchattacks(lambda m, eps: torchattacks.PGD(m, eps=eps, alpha=eps / 4, steps=20))
     ours = own(attacks.pgd, steps=20)
-    # Random starts decide single images; an image is 1.6 points.
-    mean = statistics.mean
-    assert mean(accuracies("deterministic", ours, 5)) <= mean(accuracies("deterministic", theirs, 5)) + POINT
+    found = [statistics.mean(accuracies("deterministic", attack, SEEDS)) for attack in (ours, theirs)]
+    assert found[0] <= found[1] + POINT
 
 
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
@@ -89,11 +88,10 @@ def test_pgd_on_the_stochastic_network() -> None:
         from_torchattacks(
             lambda m, eps: torchattacks.EOTPGD(m, eps=eps, alpha=eps / 4, steps=20, eot_iter=2)
         ),
-        5,
+        SEEDS,
     )
-    ours = accuracies("stochastic", own(attacks.pgd, steps=20, eot=8), 5)
-    error = math.hypot(*(statistics.stdev(each) / math.sqrt(5) for each in (ours, theirs)))
-    assert statistics.mean(ours) <= statistics.mean(theirs) + POINT + 2 * error
+    ours = accuracies("stochastic", own(attacks.pgd, steps=20, eot=8), SEEDS)
+    assert statistics.mean(ours) <= statistics.mean(theirs) + POINT
 
 
 def test_no_attack_of_theirs_beats_the_first_rung_on_the_stochastic_network() -> None:

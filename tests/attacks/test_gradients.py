@@ -53,12 +53,51 @@ def test_two_passes_equal_autograd_through_the_replayed_members(batch: tuple[Ten
     model = NoisyLinear(2, FEATURES, CLASSES, 0.5)
     value, slope = Units(model, y, 7, chunk=3).gradient(x, objective("ce", y), 5)
     leaf = x.clone().requires_grad_()
-    generator = torch.Generator().manual_seed(5)
-    z = torch.cat([model.member_logits(leaf, draws, generator=generator) for draws in (3, 3, 1)])
+    z = model.member_logits(leaf, 7, generator=torch.Generator().manual_seed(5))
     exact = objective("ce", y)(z.double())
     torch.testing.assert_close(value, exact.detach())
     torch.testing.assert_close(slope.float(), torch.autograd.grad(exact.sum(), leaf)[0], rtol=1e-5, atol=1e-7)
     assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("members", [False, True])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_the_chunk_changes_no_noise_and_no_gradient(
+    batch: tuple[Tensor, Tensor], members: bool, stratified: bool
+) -> None:
+    x, y = batch
+    inner = NoisyLinear(2, FEATURES, CLASSES, 0.5)
+    model = inner if members else plain(inner)
+    goal = objective("ce", y)
+    whole = Units(model, y, 8, stratified=stratified)
+    noise = whole.logits(x, 3)
+    assert not torch.equal(noise[0], noise[1]), "the draws are alike: nothing is tested"
+    exact = whole.gradient(x, goal, 3)
+    for chunk in (1, 7, 8):
+        parts = Units(model, y, 8, stratified=stratified, chunk=chunk)
+        torch.testing.assert_close(parts.logits(x, 3), noise, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(parts.gradient(x, goal, 3), exact, rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_that_draws_in_its_own_way_has_other_noise_in_every_chunk(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    x, y = batch
+
+    class Own:
+        def member_logits(
+            self,
+            x: Tensor,
+            draws: int = 1,
+            *,
+            generator: torch.Generator | None = None,
+            stratified: bool = False,
+        ) -> Tensor:
+            del stratified
+            return torch.rand(draws, 1, len(x), CLASSES, generator=generator)
+
+    z = Units(Own(), y, 6, chunk=2).logits(x, 0)
+    assert len({tuple(draw) for draw in z.flatten(1).tolist()}) == 6
 
 
 @pytest.mark.parametrize("stratified", [False, True])

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -42,8 +42,22 @@ RECIPE: dict[str, Any] = {
 }
 ONE_SYSTEM: dict[str, Any] = {"systems": {"noisy": RECIPE["systems"]["noisy"]}}
 DETECT = ["--images", "2", "--steps", "8", "--resubmissions", "2", "--adaptive", "selective"]
+PROFILE = [
+    "--threats",
+    "linf-pgd",
+    "noise-linf",
+    "corruption:contrast",
+    "--images",
+    "4",
+    "--resubmissions",
+    "2",
+]
 REFUSED = 2
 KILLED = -signal.SIGKILL
+
+
+Todo = Callable[[Path, Path], list[list[str]]]
+"""(recipe, run folder) -> commands."""
 
 
 class Launcher(Protocol):
@@ -117,17 +131,37 @@ def write_recipe(path: Path, **changes: Any) -> Path:
 
 
 def commands(recipe: Path, run: Path) -> list[list[str]]:
-    """Return what is run, one after the other."""
+    """Return what is run, one after the other: a run, detection and the information plane."""
     return [
         ["--quiet", "run", str(recipe), "--output", str(run)],
         ["--quiet", "detect", str(run), *DETECT],
+        ["--quiet", "profile", str(run), *PROFILE],
     ]
 
 
-def finish(launcher: Launcher, recipe: Path, run: Path) -> list[float]:
+def study(recipe: Path, run: Path) -> list[list[str]]:
+    """Return the commands of a study over two seeds."""
+    return [["--quiet", "run", str(recipe), "--output", str(run), "--seeds", "0", "1"]]
+
+
+def ladder_on_weights(recipe: Path, run: Path) -> list[list[str]]:
+    """Return the commands of a training and of the ladder on its weights (`evaluate` with a folder)."""
+    records = ["--output", str(run / "records.json")]
+    return [
+        ["--quiet", "train", str(recipe), "--output", str(run)],
+        ["--quiet", "attack", str(run), "--attacks", "quick", *records],
+    ]
+
+
+def resumed(command: Sequence[str]) -> list[str]:
+    """Return a command as it is given again; `attack` goes on without a word."""
+    return [*command, *([] if "attack" in command else ["--resume"])]
+
+
+def finish(launcher: Launcher, recipe: Path, run: Path, todo: Todo = commands) -> list[float]:
     """Run everything without interruption and return how long each command took."""
     seconds = []
-    for command in commands(recipe, run):
+    for command in todo(recipe, run):
         started = time.monotonic()
         errors = run.with_suffix(".out")
         code = launcher.run(command, errors, None)
@@ -137,7 +171,13 @@ def finish(launcher: Launcher, recipe: Path, run: Path) -> list[float]:
 
 
 def finish_with_kills(
-    launcher: Launcher, recipe: Path, run: Path, seconds: Sequence[float], chance: random.Random, kills: int
+    launcher: Launcher,
+    recipe: Path,
+    run: Path,
+    seconds: Sequence[float],
+    chance: random.Random,
+    kills: int,
+    todo: Todo = commands,
 ) -> int:
     """Run everything, killed up to `kills` times at random moments, and return how often it was killed.
 
@@ -145,10 +185,10 @@ def finish_with_kills(
     unless it is done before.
     """
     done = 0
-    for command, duration in zip(commands(recipe, run), seconds, strict=True):
+    for command, duration in zip(todo(recipe, run), seconds, strict=True):
         while True:
             # `--resume` is right where nothing was begun yet, too.
-            words = [*command, "--resume"]
+            words = resumed(command)
             delay = chance.uniform(0, duration) if done < kills else None
             errors = run.with_suffix(".out")
             code = launcher.run(words, errors, delay)
@@ -171,7 +211,7 @@ def contents(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.is_dir() or name == "report.html":
+        if path.is_dir() or path.name == "report.html":
             continue
         if path.suffix == ".json":
             found[name] = timeless(json.loads(path.read_text()))

@@ -81,10 +81,10 @@ def test_every_write_of_a_run_fails_once(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_every_operation_of_a_run_with_ladder_and_detection_fails_with_both_errors(
+def test_every_operation_of_run_ladder_detection_and_plane_fails_with_both_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attack = {**RECIPE["attack"], "ladder": "quick"}
     recipe = write_recipe(tmp_path / "recipe.yaml", attack=attack)
     disk = FailingDisk(tmp_path / "failing", (errno.ENOSPC, errno.EIO), OPERATIONS)
-    check(recipe, tmp_path, 2, disk, capsys)
+    check(recipe, tmp_path, 3, disk, capsys)

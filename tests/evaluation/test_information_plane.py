@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squint import _random
 from squint._checks import InputError, InputTypeError
 from squint.ensemble import Ensemble
-from squint.evaluation.information_plane import copies, information_plane, plane_rows
+from squint.evaluation.information_plane import copies, information_plane
 from squint.evaluation.plane_estimators import ESTIMATORS
+from squint.evaluation.plane_points import plane_rows
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow
 from squint.evaluation.threats import PlaneBudget, Setting, Threat
 from squint.information import soft_label_mutual_information
@@ -138,7 +138,7 @@ def certain(labels: Tensor) -> nn.Module:
     class Table(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             place = (x[:, 0, 0, 0] * 4096).round().long()
-            return 1e3 * F.one_hot(labels[place], CLASSES).float()
+            return 1e3 * nn.functional.one_hot(labels[place], CLASSES).float()
 
     net[0], net[1] = nn.Identity(), Table()
     return net

@@ -89,7 +89,7 @@ def test_standard_keeps_within_20000_gradients() -> None:
     assert targeted == 1_280
     assert apgd == 2 * 2_000 + 3 * 20 * 20 + 2_000
     assert pgd == 200 * 20 + 3 * 50 * 10
-    assert members == 5 * 3 * 3 * 20 + 2 * 25 * 20 + 16 * 3 * 20, "ARC, MORA and member by member"
+    assert members == 5 * 3 * 3 * 20 + 3 * 18 * 20 + 16 * 3 * 20, "ARC, MORA and member by member"
     assert 1_900 <= paths <= 2_000
     # The twin takes one draw, which `planned` multiplies as if it took four.
     assert black_box == 25 * 4 * 4
@@ -127,6 +127,22 @@ def test_presets_hold_the_protocols_rungs() -> None:
             ("additive", 1.0),
         }
         assert budget.resubmissions >= 400, "a persistent attacker with a hundred tries"
+
+
+def test_mora_runs_with_both_ensemble_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noted(*given: Tensor, ensemble_term: str, **_: object) -> Tensor:
+        seen.append(ensemble_term)
+        return given[1]
+
+    monkeypatch.setattr("squint.attacks.mora", noted)
+    for budget in (STANDARD, EXHAUSTIVE):
+        seen.clear()
+        for place, move in enumerate(budget.rungs[3].moves):
+            if move.attack == "mora":
+                attack(move, place, assault(*linear()), Meter())
+        assert set(seen) == {"log", "probability"}, budget.name
 
 
 def test_doubled_is_twice_the_steps_draws_and_starts() -> None:

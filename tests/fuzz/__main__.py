@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 TASKS = ("hostile", "lengths", "random")
 ROOT = Path(__file__).parents[2]
+MEMORY = "/dev/shm"
 SHARE = 5000
 """Random files per process."""
 
@@ -29,17 +32,24 @@ def fuzz(tasks: Sequence[str], count: int, seed: int, failures: Path) -> tuple[i
         starts = range(0, count, SHARE)
         parts += [("random", min(SHARE, count - start), seed + k) for k, start in enumerate(starts)]
     code, said = 0, ""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     for number, (task, size, own) in enumerate(parts):
-        place = failures / f"{number}-{task}"
-        words = [sys.executable, "-m", "tests.fuzz.worker", task, str(size), str(own), str(place.resolve())]
-        done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        said += "".join(f"{line}\n" for line in done.stdout.splitlines() if task in line)
-        if done.returncode:
-            code = 1
-            # A process that was ended by a signal leaves the file that it was reading.
-            ended = f"{task}: ended with {done.returncode}; files are in {place}\n"
-            said += ended if done.returncode == 1 else ended + done.stderr[-2000:]
+        # Hundreds of thousands of files come and go: in memory, where a machine has files there.
+        with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as scratch:
+            place, found = failures / f"{number}-{task}", Path(scratch) / "failures"
+            environment = {
+                **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TMPDIR": scratch,
+            }  # fmt: skip
+            words = [sys.executable, "-m", "tests.fuzz.worker", task, str(size), str(own), str(found)]
+            done = subprocess.run(
+                words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            said += "".join(f"{line}\n" for line in done.stdout.splitlines())
+            if done.returncode:
+                code = 1
+                shutil.copytree(found, place, dirs_exist_ok=True)
+                # A process that was ended by a signal leaves the file that it was reading.
+                ended = f"{task}: ended with {done.returncode}; files are in {place}\n"
+                said += ended if done.returncode == 1 else ended + done.stderr[-2000:]
     return code, said
 
 

@@ -131,7 +131,7 @@ def edited_npz(content: bytes, chance: random.Random) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(buffer, "w") as target:
         members = source.infolist()
-        chosen = chance.choice(members)
+        chosen = chance.choice(members) if members else None
         for member in members:
             name, inside = member.filename, source.read(member)
             if member is chosen:

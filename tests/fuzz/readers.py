@@ -19,6 +19,10 @@ from squint.evaluation.arrays import read_npz, write_npz
 from squint.evaluation.batch_outcomes import BatchOutcomes
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.evidence_files import Evidence, load_evidence, save_evidence, submitted
+from squint.evaluation.kept_attacks import KeptAttacks
+from squint.evaluation.plane_kept import KeptRows
+from squint.evaluation.plane_profile import PlaneRow, profile_of
+from squint.evaluation.scoring import Scores
 from squint.export.onnx import OnnxModel, export_onnx, predict
 from squint.models import small_cnn
 from squint.report import print_table
@@ -66,10 +70,10 @@ def checkpoint(folder: Path) -> list[Reader]:
     optimizer.step()
     average = {name: value.detach().clone() for name, value in ens.state_dict().items()}
     progress = Progress(3, {"ce": 1.0}, 2.0, [{"epoch": 1, "terms": {"ce": 1.0}}])
-    save_checkpoint(path, ens, optimizer, average, progress, {"epochs": 2, "images": 5})
+    save_checkpoint(path, ens, optimizer, average, progress, {"epochs": 2, "images": 5, "data": "digest"})
 
     def read() -> None:
-        load_checkpoint(path, ens, optimizer, average, {"epochs": 2, "images": 5})
+        load_checkpoint(path, ens, optimizer, average, {"epochs": 2, "images": 5, "data": "digest"})
 
     return [Reader("checkpoint", folder, (path,), read)]
 
@@ -99,6 +103,33 @@ def evidence(folder: Path) -> list[Reader]:
         load_evidence(path)
 
     return [Reader("evidence", folder, (path,), read)]
+
+
+def attacks(folder: Path) -> list[Reader]:
+    place, order = folder / "attacks", torch.arange(3)
+    scores = Scores(order, 4, order / 4, 2, True, torch.zeros_like(order))
+    kept = KeptAttacks(place, lambda: {"system": SYSTEM}, 1)
+    kept.part(1, 0, lambda: (images(3), scores))
+
+    def read() -> None:
+        again = KeptAttacks(place, lambda: {"system": SYSTEM}, 1)
+        _, found = again.part(1, 0, lambda: (images(3), scores))
+        assert found.accuracy <= 1
+
+    return [Reader("attacks", place, tuple(sorted(place.iterdir())), read)]
+
+
+def plane(folder: Path) -> list[Reader]:
+    place = folder / "plane"
+    row = PlaneRow(
+        SYSTEM, "clean", "0", None, 0.1, 0.0, (0.0, 0.2), 0.5, (0.1, 0.9), 3, "x", "predictions", 2
+    )
+    KeptRows(place, lambda: {"system": SYSTEM}).rows(0, lambda: [row])
+
+    def read() -> None:
+        profile_of(KeptRows(place, lambda: {"system": SYSTEM}).rows(0, lambda: [row]))
+
+    return [Reader("plane", place, tuple(sorted(place.iterdir())), read)]
 
 
 def ladder(folder: Path) -> list[Reader]:
@@ -192,14 +223,23 @@ def run_folder(folder: Path) -> list[Reader]:
             again.training_seconds(SYSTEM)
             again.finished_attack(SYSTEM)
 
+    # Opened once: looking for versions and hardware takes longer than reading what is done.
+    opened = RunFolder(run, seen, resume=True, overwrite=False)
+    opened.close()
+
+    def finished() -> None:
+        opened.training_seconds(SYSTEM)
+        opened.finished_attack(SYSTEM)
+
     shown = ("detection.json", "results.json", "log.jsonl", f"examples/{SYSTEM}.npz")
-    own = (
-        "config.yaml", "run.json", "log.jsonl", f"systems/{SYSTEM}.json", f"systems/{SYSTEM}.training.json",
-        f"weights/{SYSTEM}.safetensors",
+    own = ("config.yaml", "run.json", "log.jsonl")
+    done = (
+        f"systems/{SYSTEM}.json", f"systems/{SYSTEM}.training.json", f"weights/{SYSTEM}.safetensors",
     )  # fmt: skip
     return [
         Reader("report", run, tuple(run / name for name in shown), report),
         Reader("resume", run, tuple(run / name for name in own), resume),
+        Reader("finished", run, tuple(run / name for name in done), finished),
     ]
 
 
@@ -231,8 +271,8 @@ def plain_files(folder: Path) -> list[Reader]:
 
 
 MAKERS = (
-    weights, checkpoint, detector, evidence, ladder, recipe, run_folder, exported, cifar_files, fashion,
-    pictures, tiles, kept_points, plain_files,
+    weights, checkpoint, detector, evidence, attacks, plane, ladder, recipe, run_folder, exported,
+    cifar_files, fashion, pictures, tiles, kept_points, plain_files,
 )  # fmt: skip
 
 

@@ -42,8 +42,9 @@ class Units:
         model: what is attacked.
         y: labels (batch,); checked against the number of classes at the first forward pass.
         draws: single draws per evaluation (the attacks' `eot`).
-        stratified: Latin-hypercube noise over the draws (over those of one chunk, for `member_logits`).
-        chunk: draws whose graph is held in memory at once; None holds all of them.
+        stratified: Latin-hypercube noise over the draws.
+        chunk: draws whose graph is held in memory at once; None holds all of them. It changes no draw's noise
+            where a model with `member_logits` takes its seeds as `squint.Ensemble` does.
         targets: target classes (batch,), checked as the labels are.
 
     Raises:
@@ -118,7 +119,7 @@ class Units:
             for part, state in zip(_chunks(self.draws, self.chunk), states, strict=True):
                 generator.set_state(state)
                 shown = leaf if view is None else view(leaf)
-                z = self._forward(shown, generator, part, self.draws, seed)
+                z, _ = self._forward(shown, generator, part, self.draws, seed)
                 total += _pull(z, leaf, cotangents[:, part.start : part.stop])
             return losses, _rescale(total, scale)
 
@@ -130,34 +131,48 @@ class Units:
         return losses[0], gradients[0]
 
     def _all(self, x: Tensor, seed: int, draws: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits of all draws and the generator's state before each chunk."""
+        """Return the logits of all draws, and the generator's state from which each chunk began.
+
+        Every chunk begins where the first did and takes its own of all the draws' seeds: how the draws are
+        cut changes no noise. A model that draws without `next_seeds` goes on where the last chunk ended, or
+        all of its chunks would be alike.
+        """
         generator = torch.Generator().manual_seed(seed)
+        first = generator.get_state()
         states, parts = [], []
         for part in _chunks(draws, self.chunk):
             states.append(generator.get_state())
-            parts.append(self._forward(x, generator, part, draws, seed))
+            z, cut = self._forward(x, generator, part, draws, seed)
+            parts.append(z)
+            if cut:
+                generator.set_state(first)
         z = torch.cat(parts)
         if not self._seen:
             self._first_look(z)
         return z, states
 
-    def _forward(self, x: Tensor, generator: torch.Generator, part: range, total: int, seed: int) -> Tensor:
+    def _forward(
+        self, x: Tensor, generator: torch.Generator, part: range, total: int, seed: int
+    ) -> tuple[Tensor, bool]:
+        """Return the logits of some of `total` draws, and whether their seeds were cut from all."""
         if isinstance(self.model, HasMemberLogits):
             extra = {"stratified": True} if self.stratified else {}
-            z = self.model.member_logits(x, draws=len(part), generator=generator, **extra)
+            with _random.part_of_draws(part, total) as note:
+                z = self.model.member_logits(x, draws=len(part), generator=generator, **extra)
             if z.ndim != 4 or z.shape[0] != len(part) or z.shape[2] != len(x):
                 raise InputError(
                     f"member_logits returned shape {tuple(z.shape)}; "
                     f"needed: ({len(part)} draws, members, {len(x)} images, classes)"
                 )
-            return z
+            return z, note.taken
         outputs = []
-        for place, draw_seed in zip(part, _random.next_seeds(generator, len(part)), strict=True):
+        seeds = _random.next_seeds(generator, total)[part.start : part.stop]
+        for place, draw_seed in zip(part, seeds, strict=True):
             strata = [place] if self.stratified else None
             with _random.draw_noise([draw_seed], strata=strata, strata_total=total, shared_seed=seed):
                 outputs.append(self.model(x))
             check_logits(outputs[-1], len(x))
-        return torch.stack(outputs).unsqueeze(1)
+        return torch.stack(outputs).unsqueeze(1), True
 
     def _first_look(self, z: Tensor) -> None:
         """Check once what only a forward pass can tell: the labels against the classes, and NaN."""

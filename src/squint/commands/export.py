@@ -13,7 +13,7 @@ import tyro
 from squint._checks import InputError, check_number
 from squint.commands.targets import Target, data_for, load_target
 from squint.data import ImageData
-from squint.evaluation.detection.detector import minimum_examples
+from squint.evaluation.detection.calibration import minimum_examples
 from squint.export.onnx import ExportReport, Prepared, export_onnx, prepare
 from squint.export.parity import MAX_MEAN_DEVIATION, MAX_VARIANCE_DEVIATION, Comparison, ParityError
 from squint.study.config import config_hash

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from squint import _ranks
 from squint._checks import InputError, check_number
 from squint._files import write_json, write_text
 from squint.commands.targets import data_for, radii_for, run_targets
 from squint.evaluation.information_plane import DEFAULT_THREATS, information_plane
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
+from squint.study.folder import remove_folder
 from squint.study.progress import Bar
 
 
@@ -23,11 +25,12 @@ from squint.study.progress import Bar
 class ProfileOptions:
     """Measure the information between members against accuracy, threat model by threat model.
 
-    Writes plane.json and plane.csv into the run folder. The attacks' budgets are small: the accuracies belong
-    to the plane and are no robustness figures.
+    Writes plane.json and plane.csv into the run folder, and every point into plane/ as it is done. The
+    attacks' budgets are small: the accuracies belong to the plane and are no robustness figures.
 
     Examples:
       squint profile runs/digits
+      squint profile runs/digits --resume
       squint profile runs/digits --threats linf-pgd noise-linf corruptions --images 200
       squint profile runs/digits --estimators soft_label renyi --eps 8/255 24/255
     """
@@ -50,6 +53,8 @@ class ProfileOptions:
     """Fresh deployments of every image behind the accuracy."""
     seed: int | None = None
     """Base of every random stream; default: the run's."""
+    resume: bool = False
+    """Go on where it was stopped, with the same options; without it, all is measured again."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
             "members to compare"
         )
     test = data_for(pairs[0]).test
+    folder = options.run / "plane"
+    if not options.resume:
+        _ranks.first(lambda: remove_folder(folder))
     rows: list[PlaneRow] = []
     for target in pairs:
         begun = False
@@ -110,13 +118,18 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
             resubmissions=options.resubmissions,
             seed=target.known.seed if options.seed is None else options.seed,
             limit=options.images,
+            folder=folder / target.name,
             progress=tell,
         )
         rows += profile.rows
     titles = {target.name: target.known.systems[target.name].title or target.name for target in pairs}
     planes = Planes(profile_of(rows), left_out, titles)
-    write_json(options.run / "plane.json", planes.to_json())
-    write_text(options.run / "plane.csv", planes.profile.to_csv())
+
+    def write() -> None:
+        write_json(options.run / "plane.json", planes.to_json())
+        write_text(options.run / "plane.csv", planes.profile.to_csv())
+
+    _ranks.first(write)
     return planes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator, derive_seed
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
 from squint.ensemble import Ensemble
+from squint.evaluation.active_findings import judge_control, judge_gain, judge_planted
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
@@ -20,12 +21,6 @@ from squint.evaluation.sharding import sharded
 from squint.evaluation.white_box import Attack, WhiteBox
 from squint.quantize import StochasticQuantizer
 
-PLANTED_SHARE = 0.95
-FEWEST_PLANTED = 10
-"""Planted points without which the share found says nothing."""
-LARGEST_GAIN = 0.01
-CONTROL_LEFT = 0.05
-"""Accuracy that the control may keep: an undefended network behind 8-bit noise goes to about nothing."""
 SURVIVORS = 200
 
 
@@ -36,6 +31,9 @@ class ActiveTests:
     Attributes:
         planted_found: planted adversarial points found.
         planted_total: planted points of which the construction succeeded.
+        planted_tried: images in whose ball one was to be planted.
+        planted_draws: draws that a deployment of a planted copy averages, the most over all copies; as many
+            as the model's own unless noise hid points from those.
         convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
         control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
         passed: at least 95 % of the planted points were found, the gate was passed, and so was the control
@@ -45,6 +43,8 @@ class ActiveTests:
 
     planted_found: int
     planted_total: int
+    planted_tried: int
+    planted_draws: int
     convergence_gain: float | None
     control_accuracy: float | None
     passed: bool
@@ -107,19 +107,20 @@ def active_tests(
     trial = _Trial(attack, eps, seed, deployed_draws(model) if draws is None else draws, resubmissions)
     findings = []
     with evaluation_mode(model), nan_reported():
-        hits, total = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
-        findings += _judge_planted(hits, total)
+        hits, total, most = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
+        findings += judge_planted(hits, total)
         gate = (x, y) if found is None else (all_x[: len(found)], all_y[: len(found)])
         gain = None if doubled is None else trial.gain(model, *gate, doubled, batch_size, found)
-    findings += _judge_gain(gain)
+    findings += judge_gain(gain)
     control = None
     if undefended is not None:
         with evaluation_mode(undefended), nan_reported():
             control, bare = (
                 trial.accuracy(net, x, y, batch_size) for net in (noisy_control(undefended), undefended)
             )
-        findings += _judge_control(control, bare)
-    return ActiveTests(hits, total, gain, control, not findings, tuple(findings))
+        findings += judge_control(control, bare)
+    tried = len(x[:planted])
+    return ActiveTests(hits, total, tried, most, gain, control, not findings, tuple(findings))
 
 
 def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
@@ -154,14 +155,14 @@ class _Trial:
     def points(self, attack: Attack, model: AnyModel, x: Tensor, y: Tensor, *keys: object) -> Tensor:
         return attack(model, x, y, self.eps, derive_generator(self.seed, "active", *keys))
 
-    def find_planted(self, model: AnyModel, x: Tensor, y: Tensor, batch: int) -> tuple[int, int]:
-        """Return how many planted points the attack found, of how many that were planted soundly."""
+    def find_planted(self, model: AnyModel, x: Tensor, y: Tensor, batch: int) -> tuple[int, int, int]:
+        """Return how many planted points the attack found, of how many sound ones, and the most draws."""
         if not isinstance(model, nn.Module):
-            return 0, 0
+            return 0, 0, self.draws
         with torch.no_grad():
             num_classes = Units(model, y[:1], 1).logits(x[:1], derive_seed(self.seed, "classes")).shape[-1]
 
-        def part_found(chunk: int) -> tuple[int, int] | None:
+        def part_found(chunk: int) -> tuple[int, int, int] | None:
             first = chunk * batch
             part, labels = x[first : first + batch], y[first : first + batch]
             try:
@@ -177,15 +178,19 @@ class _Trial:
                 )
             except InputError:
                 return None
+            if not bool(trap.sound.any()):
+                return 0, 0, self.draws
             point = self.points(self.attack, trap.model, trap.x, labels, "planted", first)
-            fooled = self.score(trap.model, point, labels, "found", first).correct < 0.5
-            return int((trap.sound & fooled).sum()), int(trap.sound.sum())
+            deployed = replace(self, draws=trap.draws)
+            fooled = deployed.score(trap.model, point, labels, "found", first).correct < 0.5
+            return int((trap.sound & fooled).sum()), int(trap.sound.sum()), trap.draws
 
         counts = sharded(-(-len(x) // batch), part_found, "planted points")
         sound = [count for count in counts if count is not None]
         if len(sound) < len(counts):
-            return 0, 0
-        return sum(found for found, _ in sound), sum(total for _, total in sound)
+            return 0, 0, self.draws
+        hits, totals, draws = zip(*sound, strict=True)
+        return sum(hits), sum(totals), max(draws)
 
     def gain(
         self, model: AnyModel, x: Tensor, y: Tensor, doubled: Attack, batch: int, found: Tensor | None = None
@@ -237,55 +242,3 @@ class _Trial:
             return self.score(model, point, labels, "control", first).correct
 
         return float(torch.cat(sharded(-(-len(x) // batch), correct, "control")).mean())
-
-
-def _judge_planted(found: int, total: int) -> list[Finding]:
-    if total < FEWEST_PLANTED:
-        return [
-            Finding(
-                "planted_unavailable",
-                f"{total} adversarial points could be planted; needed: {FEWEST_PLANTED}. There are too "
-                "few images, no linear layer to refit, or noise that hides one corner of the ball",
-                {"total": total, "needed": FEWEST_PLANTED},
-            )
-        ]
-    if found >= PLANTED_SHARE * total:
-        return []
-    return [
-        Finding(
-            "planted_missed",
-            f"the attack found {found} of {total} planted adversarial points; needed: {PLANTED_SHARE:.0%}",
-            {"found": found, "total": total},
-        )
-    ]
-
-
-def _judge_gain(gain: float | None) -> list[Finding]:
-    if gain is None:
-        return [
-            Finding("no_convergence_gate", "no attack with twice the effort was given: convergence unknown")
-        ]
-    if gain < LARGEST_GAIN:
-        return []
-    return [
-        Finding(
-            "not_converged",
-            f"twice the steps, restarts and draws cost another {gain:.1%} of accuracy; allowed: below "
-            f"{LARGEST_GAIN:.0%}",
-            {"gain": gain},
-        )
-    ]
-
-
-def _judge_control(noisy: float, bare: float) -> list[Finding]:
-    # At a radius that leaves the bare network much, the noise may leave as much, but not more.
-    if noisy <= max(bare + LARGEST_GAIN, CONTROL_LEFT):
-        return []
-    return [
-        Finding(
-            "noise_control",
-            f"an undefended network behind 8-bit input noise keeps {noisy:.1%}, without noise {bare:.1%}: "
-            "the attack is held up by noise that defends nothing",
-            {"noisy": noisy, "bare": bare},
-        )
-    ]

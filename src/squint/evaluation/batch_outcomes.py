@@ -72,7 +72,7 @@ class BatchOutcomes:
             changed = [key for key in sorted({*plain, *held}) if plain.get(key) != held.get(key)]
             raise InputError(
                 f"{folder} holds outcomes of another configuration, which differs in "
-                f"{', '.join(changed) or 'its hash'}; choose another folder"
+                f"{', '.join(changed) or 'its hash'}; choose another folder, or remove it"
             )
 
     def load(self, batch: int) -> tuple[dict[str, Array], dict[str, Any]] | None:

@@ -48,6 +48,7 @@ class Move:
         width_factor: how much wider the density of "expected" is than the noise ("view_pgd").
         accept: what a turn of "arc" must not make worse, as `squint.attacks.arc` names it.
         adaptive: let `eot` of "pgd" be where each example's number of draws begins.
+        ensemble_term: pooled prediction that "mora" mixes with the units' logits: its "log" or "probability".
         layers: hidden layers whose surrogate "view_pgd" swaps: all "together", one after the other along one
             path ("in_turn", the steps divided among them), or a full run for "each".
     """
@@ -67,6 +68,7 @@ class Move:
     layers: Literal["together", "in_turn", "each"] = "in_turn"
     accept: Literal["margin", "expected_accuracy"] = "margin"
     adaptive: bool = False
+    ensemble_term: Literal["log", "probability"] = "log"
 
     def __post_init__(self) -> None:
         check_number("steps", self.steps, 1, whole=True)
@@ -199,7 +201,8 @@ STANDARD = Budget(
             (
                 Move("arc", 9, 20, targets=3, shared=True),
                 Move("arc", 6, 20, targets=3, shared=True, accept="expected_accuracy"),
-                Move("mora", 25, 20, "random", targets=0, runs=2),
+                Move("mora", 18, 20, "random", targets=0, runs=2),
+                Move("mora", 18, 20, targets=0, ensemble_term="probability"),
                 Move("member_pgd", 50, 20, shared=True),
             ),
         ),
@@ -250,6 +253,8 @@ EXHAUSTIVE = Budget(
                 Move("arc", 20, 20, targets=4, runs=5, accept="expected_accuracy"),
                 Move("mora", 100, 20, "random", targets=-1, runs=5),
                 Move("mora", 100, 20, targets=-1, runs=5),
+                Move("mora", 100, 20, "random", targets=-1, runs=5, ensemble_term="probability"),
+                Move("mora", 100, 20, targets=-1, runs=5, ensemble_term="probability"),
                 Move("member_pgd", 50, 20),
                 Move("member_pgd", 50, 20, "random"),
             ),

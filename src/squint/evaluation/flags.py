@@ -15,10 +15,14 @@ from scipy import special
 from torch import Tensor
 
 from squint._checks import InputError, format_fraction
+from squint.evaluation.budgets import Rung
 from squint.evaluation.records import Finding
 
 POINT = 0.01
 """How far one accuracy may lie above another before the difference is looked at."""
+LATE_FALL = 0.08
+"""Share of the images that may fall to a black box alone before gradients are thought to be masked."""
+_BLACK_BOXES = {"square", "spsa", "transfer"}
 _LEVEL = float(special.ndtr(-2.0))
 """Chance of an excess beyond two standard errors: the level of one comparison, and of Holm's family."""
 
@@ -126,6 +130,30 @@ def above_ceilings(
 def credible_share(labels: Tensor, ceiling: float | None) -> float:
     """Return the ceiling, or where there is none the largest class's share of the labels (n,)."""
     return float(torch.bincount(labels.cpu()).max()) / len(labels) if ceiling is None else ceiling
+
+
+def late_falls(broken_by: Tensor, rungs: Sequence[Rung]) -> list[Finding]:
+    """Return a finding for each rung of black boxes alone to which over 8 % of the images fell first.
+
+    What every gradient left and a search or another model's gradient breaks was masked, not robust.
+
+    Args:
+        broken_by: number of the rung, from 1, that broke each image (n,); below 1 where none did.
+        rungs: the ladder's rungs.
+    """
+    findings = []
+    for number, rung in enumerate(rungs, 1):
+        share = float((broken_by == number).double().mean())
+        if share > LATE_FALL and {move.attack for move in rung.moves} <= _BLACK_BOXES:
+            findings.append(
+                Finding(
+                    "masking_suspected",
+                    f"{share:.1%} of the images fell first to {rung.name!r}, which uses no gradient of the "
+                    f"model; allowed: {LATE_FALL:.0%}",
+                    {"rung": rung.name, "share": share, "allowed": LATE_FALL, "n": len(broken_by)},
+                )
+            )
+    return findings
 
 
 @dataclass(frozen=True)

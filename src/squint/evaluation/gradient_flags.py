@@ -26,7 +26,14 @@ _NODES = 8
 
 
 def zero_gradients(
-    model: AnyModel, x: Tensor, y: Tensor, *, seed: int, draws: int = 8, chunk: int | None = None
+    model: AnyModel,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int,
+    draws: int = 8,
+    chunk: int | None = None,
+    batch_size: int = 100,
 ) -> list[Finding]:
     """Return findings for missing gradients: of over 1 % of the examples, or behind a quantizer.
 
@@ -35,25 +42,33 @@ def zero_gradients(
 
     Args:
         model: in evaluation mode.
-        x: images (batch, ...).
-        y: labels (batch,).
+        x: images (n, ...).
+        y: labels (n,).
         seed: of the noise.
         draws: single draws per gradient.
         chunk: draws whose graph is held in memory at once.
+        batch_size: images whose gradients are taken at once.
     """
-    units = Units(model, y, draws, chunk=chunk)
+
+    def missing(part: AnyModel, *keys: object) -> float:
+        absent = []
+        for first in range(0, len(x), batch_size):
+            rows = slice(first, first + batch_size)
+            units = Units(part, y[rows], draws, chunk=chunk)
+            stream = derive_seed(seed, "zero gradients", *keys, first)
+            _, gradient = units.gradient(x[rows], objective("ce", y[rows]), stream)
+            absent.append((gradient.flatten(1) == 0).all(1))
+        return float(torch.cat(absent).double().mean())
+
     with _watched_quantizers(model) as seen:
-        _, gradient = units.gradient(x, objective("ce", y), derive_seed(seed, "zero gradients"))
-    share = float((gradient.flatten(1) == 0).all(1).double().mean())
+        share = missing(model)
     findings = []
     if share > MOST_ZERO:
         findings.append(_missing(share, "", len(x), draws))
     else:
         # The pooled gradient of an ensemble hides a member that has none.
         for place in range(_members(model, x)):
-            member = Units(_Member(model, place), y, draws, chunk=chunk)
-            _, gradient = member.gradient(x, objective("ce", y), derive_seed(seed, "zero gradients", place))
-            share = float((gradient.flatten(1) == 0).all(1).double().mean())
+            share = missing(_Member(model, place), place)
             if share > MOST_ZERO:
                 findings.append(_missing(share, f" in member {place}", len(x), draws))
     blocked = [name for name, (arrives, leaves) in seen.items() if arrives and not leaves]

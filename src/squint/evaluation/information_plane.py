@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from squint import data as D
-from squint._checks import HasMemberLogits, InputError, InputTypeError, check_choice, check_number
+from squint._checks import HasMemberLogits, InputError, InputTypeError, check_number
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode
 from squint.data.corruptions import STRENGTHS
 from squint.ensemble import Ensemble
-from squint.evaluation.intervals import wilson
-from squint.evaluation.plane_estimators import ESTIMATORS, mean_information
+from squint.evaluation.batch_outcomes import digest
+from squint.evaluation.machine import Fitting
+from squint.evaluation.plane_kept import KeptRows
+from squint.evaluation.plane_points import check_estimators, plane_rows
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
-from squint.evaluation.scoring import deployed_draws, score
 from squint.evaluation.sharding import sharded
 from squint.evaluation.threats import (
     CLEAN,
@@ -68,6 +72,7 @@ def information_plane(
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 100,
+    folder: Path | None = None,
     progress: Progress | None = None,
 ) -> PlaneProfile:
     """Return a trajectory for every threat model: information between members and accuracy, point by point.
@@ -94,11 +99,13 @@ def information_plane(
         seed: base of every stream.
         limit: images used, from the first; None: all.
         batch_size: images attacked at once; part of the streams' keys.
+        folder: of this plane's own, where every point's rows are kept, so that a stopped one goes on; a
+            `Threat` that is not by name counts with its name alone. None: nowhere.
         progress: callback for a progress bar.
 
     Raises:
         squint.InputTypeError: a model without members; squint.InputError: a single member, or an argument
-            that is not allowed.
+            that is not allowed, or `folder` holds another plane's rows.
     """
     budget = budget or PlaneBudget()
     chosen = named_threats([threats] if isinstance(threats, str | Threat) else threats, budget, sources)
@@ -106,7 +113,7 @@ def information_plane(
     if not radii and any(threat.norm for threat in chosen):
         raise InputError("eps is empty; allowed: one radius or more")
     measures = [estimators] if isinstance(estimators, str) else list(estimators)
-    _check_estimators(measures)
+    check_estimators(measures)
     check_strengths(strengths)
     least = {"batch_size": 1, "bootstrap": 2, "draws": 1, "resubmissions": 1}
     for name, value in zip(least, (batch_size, bootstrap, draws, resubmissions), strict=True):
@@ -120,94 +127,57 @@ def information_plane(
         for i in range(0, len(images), batch_size)
     ]
     settings = [(t, s) for t in chosen for s in t.settings(radii, strengths, images[0].numel())]
+    fitting = Fitting()
     rows: list[PlaneRow] = []
+
+    def found(threat: Threat | None, setting: Setting) -> list[PlaneRow]:
+        def attacked(chunk: int) -> Tensor:
+            assert threat is not None
+            keys = (seed, "plane attack", system, threat.name, setting.eps, chunk)
+            run = partial(threat.attack, ens, *batches[chunk], setting.size, fitting=fitting)
+            return run(stream=lambda: derive_generator(*keys)).cpu()
+
+        points = [x for x, _ in batches]
+        if threat is not None:
+            points = [x.to(device) for x in sharded(len(batches), attacked, f"{threat.name} of the plane")]
+        return plane_rows(
+            ens,
+            list(zip(points, (y for _, y in batches), strict=True)),
+            system=system,
+            threat=CLEAN if threat is None else threat.name,
+            setting=setting,
+            estimators=measures,
+            draws=draws,
+            resubmissions=resubmissions,
+            bootstrap=bootstrap,
+            seed=seed,
+            fitting=fitting,
+        )
+
     with evaluation_mode(ens):
         _check_members(ens, images[:1].to(device))
-        for done, (threat, setting) in enumerate([(None, Setting("0", 0.0)), *settings]):
-            points = [x for x, _ in batches]
-            if threat is not None:
-
-                def attacked(chunk: int, threat: Threat = threat, setting: Setting = setting) -> Tensor:
-                    stream = _attack_stream(seed, system, threat, setting, chunk)
-                    return threat.run(ens, *batches[chunk], setting.size, stream).cpu()
-
-                found = sharded(len(batches), attacked, f"{threat.name} of the plane")
-                points = [x.to(device) for x in found]
-            rows += plane_rows(
-                ens,
-                list(zip(points, (y for _, y in batches), strict=True)),
-                system=system,
-                threat=CLEAN if threat is None else threat.name,
-                setting=setting,
-                estimators=measures,
-                draws=draws,
-                resubmissions=resubmissions,
-                bootstrap=bootstrap,
-                seed=seed,
-            )
+        kept = KeptRows(
+            folder,
+            lambda: {
+                "system": system,
+                "model": digest(ens),
+                "sources": [digest(source) for source in sources],
+                "data": digest(images, labels),
+                "settings": [[threat.name, asdict(setting)] for threat, setting in settings],
+                "budget": asdict(budget),
+                "estimators": measures,
+                "draws": draws,
+                "resubmissions": resubmissions,
+                "bootstrap": bootstrap,
+                "seed": seed,
+                "batch_size": batch_size,
+            },
+        )
+        for done, at in enumerate([(None, Setting("0", 0.0)), *settings]):
+            rows += kept.rows(done, partial(found, *at))
             if progress is not None:
                 progress(done + 1, len(settings) + 1)
     return profile_of(rows)
-
-
-def plane_rows(
-    ens: HasMemberLogits,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    *,
-    system: str,
-    threat: str,
-    setting: Setting,
-    estimators: Sequence[str] = ("soft_label",),
-    draws: int = 16,
-    resubmissions: int = 16,
-    bootstrap: int = 100,
-    seed: int = 0,
-    correct: Tensor | None = None,
-) -> list[PlaneRow]:
-    """Return one row per estimator for images as a threat has left them, in batches with their labels.
-
-    `correct` (n,) holds each image's share of correct deployments where it is known already (an `Outcome` has
-    it); None scores the images here. The ensemble must be in evaluation mode; the other arguments are those
-    of `information_plane`.
-    """
-    _check_estimators(estimators)
-    if correct is None:
-        keys = (system, "plane", threat, setting.eps)
-        parts = [
-            score(
-                ens, x, y, draws=deployed_draws(ens), resubmissions=resubmissions, seed=seed, keys=(*keys, i)
-            )
-            for i, (x, y) in enumerate(batches)
-        ]
-        correct = torch.cat([part.correct for part in parts])
-    labels = torch.cat([y for _, y in batches]).cpu()
-    n, accuracy = len(labels), float(correct.mean())
-    layers = _measured(ens, batches, draws, seed, {ESTIMATORS[name].layer for name in estimators})
-    rows = []
-    for name in estimators:
-        estimator = ESTIMATORS[name]
-        generator = derive_generator(seed, "plane", system, threat, setting.eps, name)
-        value, baseline, ci95 = mean_information(
-            estimator, layers[estimator.layer], labels, generator=generator, bootstrap=bootstrap
-        )
-        rows.append(
-            PlaneRow(
-                system=system,
-                threat=threat,
-                eps=setting.eps,
-                strength=setting.strength,
-                information=value,
-                baseline=baseline,
-                information_ci95=ci95,
-                accuracy=accuracy,
-                accuracy_ci95=wilson(accuracy * n, n),
-                n=n,
-                estimator=name,
-                layer=estimator.layer,
-                draws=draws if estimator.layer == "predictions" else 1,
-            )
-        )
-    return rows
 
 
 def copies(models: Sequence[nn.Module], draws: int = 4) -> Ensemble:
@@ -233,13 +203,6 @@ def copies(models: Sequence[nn.Module], draws: int = 4) -> Ensemble:
     return Ensemble(list(models), draws)
 
 
-def _check_estimators(estimators: Sequence[str]) -> None:
-    if not estimators:
-        raise InputError(f"estimators is empty; allowed: one or more of {', '.join(ESTIMATORS)}")
-    for name in estimators:
-        check_choice("estimators", name, ESTIMATORS)
-
-
 def _check_members(ens: Any, x: Tensor) -> None:
     hint = "a single network enters as copies of it trained from different seeds: copies([net_a, net_b])"
     if not isinstance(ens, HasMemberLogits):
@@ -251,39 +214,6 @@ def _check_members(ens: Any, x: Tensor) -> None:
         members = ens.member_logits(x, 1, generator=derive_generator(0, "plane members")).shape[1]
     if members < 2:
         raise InputError(f"information_plane got {members} member; allowed: 2 or more; {hint}")
-
-
-def _attack_stream(seed: int, system: str, threat: Threat, at: Setting, chunk: int) -> torch.Generator:
-    return derive_generator(seed, "plane attack", system, threat.name, at.eps, chunk)
-
-
-@torch.no_grad()
-def _measured(
-    ens: Any, batches: Sequence[tuple[Tensor, Tensor]], draws: int, seed: int, layers: set[str]
-) -> dict[str, list[Tensor]]:
-    """Return each member's draw-averaged probabilities and, where asked for, one draw's features, on the CPU.
-
-    The noise is the same at every setting, so that trajectories are smooth in it.
-    """
-    if "features" in layers and not hasattr(ens, "logits_and_features"):
-        raise InputTypeError(
-            f"estimators of features need logits_and_features; {type(ens).__name__} has none"
-        )
-
-    def parts() -> Iterator[tuple[Tensor, list[Tensor]]]:
-        for chunk, (x, _) in enumerate(batches):
-            generator = derive_generator(seed, "plane draws", chunk)
-            if "features" in layers:
-                logits, seen = ens.logits_and_features(x, draws, generator=generator)
-            else:
-                logits, seen = ens.member_logits(x, draws, generator=generator), []
-            yield logits.double().softmax(-1).mean(0).cpu(), [z.float().cpu() for z in seen]
-
-    predictions, features = zip(*parts(), strict=True)
-    return {
-        "predictions": list(torch.cat(predictions, 1)),
-        "features": [torch.cat(member) for member in zip(*features, strict=True)],
-    }
 
 
 def _device(model: object) -> torch.device:

@@ -63,8 +63,8 @@ def climb(
 
     The attack and selection streams derive from `seed`, `system`, budget, eps and `batch`; nothing here
     touches the score stream. When memory runs out, `chunk` is halved and the rung repeated with the same
-    seeds. The draws of one pass take their seeds chunk by chunk: the result is bit for bit that of a rung
-    that began with the smaller chunk, and that of the larger one in distribution.
+    seeds. The chunk changes no draw's noise (`squint.attacks.gradients.Units`), so the result is the same but
+    for rounding.
 
     Args:
         model: logits (batch, classes), or `member_logits`; attacked in evaluation mode, left as it was found.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import active_tests
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
+from squint.evaluation.flags import late_falls
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
 from squint.evaluation.ladder_run import DONE, run_ladder
@@ -112,10 +115,13 @@ def ladder_report(
         )
         clean = result.clean.correct
         found = result.climb.points[DEPLOYED]
-        flags = _flags(model, (images, labels), radius, budget, seed, draws, sources, found, ceilings)
+        flags, tests = _flags(model, (images, labels), radius, budget, seed, draws, sources, found, ceilings)
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
+        flags += late_falls(result.climb.broken_by, budget.rungs)
         tried = (*own_sources(model), *(sources or {}))
-        records.append(_record(result, budget, system, eps, seed, tier, flags, tried))
+        record = _record(result, budget, system, eps, seed, tier, flags, tried)
+        record.details.update(tests)
+        records.append(record)
         if evidence is not None and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
@@ -133,8 +139,8 @@ def _flags(
     sources: Mapping[str, AnyModel] | None,
     found: Tensor,
     ceilings: Mapping[float, float | None] | None,
-) -> list[Finding]:
-    """Return what speaks against the figure: preflight, and the active tests or their absence.
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Return what speaks against the figure, preflight and active tests or their absence, and their measures.
 
     `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
     that none may beat. Without sources the model's own members and twin are transferred from.
@@ -153,7 +159,7 @@ def _flags(
     if len(found) < FEWEST_IMAGES:
         flags.append(_too_few(len(found)))
     if budget.name not in _WITH_ACTIVE_TESTS:
-        return [*flags, NO_ACTIVE_TESTS]
+        return [*flags, NO_ACTIVE_TESTS], {}
     undefended = _undefended(sources or {})
     if undefended is None:
         flags.append(_NO_CONTROL)
@@ -169,7 +175,8 @@ def _flags(
         draws=draws,
         found=found,
     )
-    return [*flags, *tests.findings]
+    measured = {name: value for name, value in asdict(tests).items() if name != "findings"}
+    return [*flags, *tests.findings], {"active_tests": measured}
 
 
 def _too_few(images: int) -> Finding:

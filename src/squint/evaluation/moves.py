@@ -172,6 +172,7 @@ def _mora(run: _Run) -> Iterable[Tensor]:
         eot=move.eot,
         betas=BETAS[: move.runs],
         num_targets=None if move.targets < 0 else move.targets,
+        ensemble_term=move.ensemble_term,
         start=run.start,
         stratified=True,
         generator=run.generator,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,23 @@ from squint.attacks.geometry import Ball, per_example
 from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.objectives import objective
 from squint.evaluation.planted_head import PlantedHead
-from squint.evaluation.scoring import score
+from squint.evaluation.scoring import is_random, score
 
 _NEIGHBOURS = 96
 """Points of each ball that must stay with the label; half of them are corners, as the planted one is."""
 _FIT_DRAWS = 8
-RIGHT, WRONG = 0.9, 0.75
+"""Draws by which the features of a neighbour are known."""
+_POINT_DRAWS = 256
+"""Draws by which the features of the planted point are known."""
+_STEER_STEPS, _STEER_DRAWS, _AT_ONCE = 6, 128, 32
+RIGHT, WRONG = 0.9, 0.9
 """Shares of deployments that must be right at the image, and wrong at its planted point."""
+ELSEWHERE = 0.9
+"""Share of deployments that must be right at random points of the ball, all of them together."""
+_ELSEWHERE_POINTS = 8
+_MORE_DRAWS = (1, 4, 16)
+"""Times as many draws as are deployed by which a planted copy answers, until half its points are sound."""
+_ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,9 @@ class Planted:
         x: the images (batch, ...).
         y: their labels (batch,).
         points: the planted points (batch, ...), corners of the eps-balls.
-        sound: where the construction holds (batch,): nine deployments in ten or more are right at the image,
-            and three in four or more are wrong at the planted point.
+        sound: where the construction holds (batch,): nine deployments in ten or more are right at the image
+            and at random points of its ball, and as many are wrong at the planted point.
+        draws: draws that one deployment of the copy averages.
     """
 
     model: AnyModel
@@ -50,6 +61,7 @@ class Planted:
     y: Tensor
     points: Tensor
     sound: Tensor
+    draws: int
 
 
 def plant(
@@ -65,9 +77,13 @@ def plant(
 ) -> Planted:
     """Return a copy of the model in which one corner of each eps-ball is adversarial by construction.
 
-    The corner is random. Where noise is too coarse for one random corner to be told from the rest of the
-    ball, it is the corner to which the gradient of a random readout of the features points: further from the
-    others, but found along the model's own gradient, which a random corner does not rely on.
+    The corner is random. Where noise is too coarse for a random corner to be told from the rest of the ball,
+    the corner is steered: from the random one, steps of length eps along the sign of the gradient of the
+    readout that tells the corner reached so far from the rest of the ball, whitened by the noise. That
+    maximises the distance of mean features, knows no label and no loss, and shares with an attack only the
+    gradient itself; where that is missing or wrong, the corner stays as good as random. Where the noise of S
+    draws still hides it, the copy answers by the mean of more of them: an attack, which works on the mean
+    over draws of its own, has the same task.
 
     Args:
         model: a module in evaluation mode with a last linear layer in each of its `members`, or in itself.
@@ -88,52 +104,66 @@ def plant(
     for index in range(_NEIGHBOURS):
         corner = ball.project(ball.x + eps * _signs(x, generator))
         neighbours.append(corner if index % 2 else ball.random_point(generator))
+    elsewhere = [ball.random_point(generator) for _ in range(_ELSEWHERE_POINTS)]
     shift = torch.randint(1, num_classes, y.shape, generator=generator).to(y)
     targets = (y + shift) % num_classes
     fitted = copy.deepcopy(model)
     units = Units(cast(AnyModel, fitted), y, _FIT_DRAWS)
     layers = _last_linear_layers(fitted, lambda: units.logits(ball.x, derive_seed(seed, "planted", "layers")))
     heads = [_replace(fitted, layer, num_classes, len(x)) for layer in layers]
+    still = not is_random(model)
 
-    def features(point: Tensor, *keys: object) -> list[Tensor]:
+    def features(point: Tensor, count: int, *keys: object) -> list[Tensor]:
         for head in heads:
             head.recorded = []
-        units.logits(point, derive_seed(seed, "planted", *keys))
+        each = Units(cast(AnyModel, fitted), y, 1 if still else count, chunk=_AT_ONCE)
+        each.logits(point, derive_seed(seed, "planted", *keys))
         return [_folded(head, len(x)) for head in heads]
 
     around = [
-        torch.stack(each) for each in zip(*(features(p, i) for i, p in enumerate(neighbours)), strict=True)
+        torch.stack(each)
+        for each in zip(*(features(p, _FIT_DRAWS, i) for i, p in enumerate(neighbours)), strict=True)
     ]
 
-    def grow(point: Tensor) -> Planted:
-        for head, near, there in zip(heads, around, features(point, "point"), strict=True):
-            head.fit(near, there, y, targets)
-        shares = [
-            score(
-                cast(AnyModel, fitted),
-                images,
-                y,
-                draws=draws,
-                resubmissions=resubmissions,
-                seed=seed,
-                keys=("planted", place),
-            ).correct
-            for place, images in enumerate((ball.x, point))
-        ]
-        sound = (shares[0] >= RIGHT) & (shares[1] <= 1 - WRONG)
-        return Planted(cast(AnyModel, fitted), ball.x, y, point, sound)
+    def grow(point: Tensor, draws: int) -> Planted:
+        for head, near, there in zip(heads, around, features(point, _POINT_DRAWS, "point"), strict=True):
+            head.fit(near, there, y, targets, draws * len(heads))
 
-    first = grow(points)
+        def correct(images: Tensor, tries: int, place: int) -> Tensor:
+            keys = ("planted", place)
+            return score(
+                cast(AnyModel, fitted), images, y, draws=draws, resubmissions=tries, seed=seed, keys=keys
+            ).correct
+
+        tries = -(-resubmissions // _ELSEWHERE_POINTS)
+        others = torch.stack([correct(each, tries, 2 + i) for i, each in enumerate(elsewhere)]).mean(0)
+        sound = (correct(ball.x, resubmissions, 0) >= RIGHT) & (others >= ELSEWHERE)
+        sound &= correct(point, resubmissions, 1) <= 1 - WRONG
+        return Planted(cast(AnyModel, fitted), ball.x, y, point, sound, draws)
+
+    first = grow(points, draws)
     if bool(first.sound.all()):
         return first
-    for head, near in zip(heads, around, strict=True):
-        head.read_out(near, y, targets, generator)
-    _, slope = Units(cast(AnyModel, fitted), y, 8 * _FIT_DRAWS, chunk=_FIT_DRAWS).gradient(
-        ball.x, objective("margin", y, targets=targets), derive_seed(seed, "planted", "steered")
-    )
-    signs = torch.where(slope == 0, _signs(x, generator), slope.nan_to_num(0.0).sign().to(x))
     keep = per_example(first.sound.to(x.device), x)
-    return grow(torch.where(keep, points, ball.project(ball.x + eps * signs)))
+    readout = objective("mean_logits_margin", y, targets=targets)
+    for step in range(_STEER_STEPS):
+        for head, near, there in zip(
+            heads, around, features(points, _STEER_DRAWS, "steered", step), strict=True
+        ):
+            head.point_at(near, there, y, targets)
+        _, slope = Units(cast(AnyModel, fitted), y, _STEER_DRAWS, chunk=_AT_ONCE).gradient(
+            points, readout, derive_seed(seed, "planted", "slope", step)
+        )
+        corner = ball.project(ball.x + eps * slope.nan_to_num(0.0).sign().to(x))
+        points = torch.where(keep | (slope == 0), points, corner)
+    for factor in _MORE_DRAWS if isinstance(fitted, HasMemberLogits) and not still else (1,):
+        trap = grow(points, factor * draws)
+        if float(trap.sound.double().mean()) >= _ENOUGH:
+            break
+    if hasattr(fitted, "draws"):
+        # Whoever asks the copy without saying how many draws must get this rule too.
+        cast(Any, fitted).draws = trap.draws
+    return trap
 
 
 def _folded(head: PlantedHead, batch: int) -> Tensor:

@@ -10,8 +10,13 @@ from squint._checks import InputError
 _RIDGE = 1e-2
 _PLACE = 0.8
 """Where the boundary lies, as a share of the way from the planted point to the neighbour nearest to it."""
+_SAFE = 1.6
+"""Standard deviations of a deployment between the boundary and what must be right, or wrong: 95 % of them."""
 _MARGIN = 4.0
 """Difference of the two classes' logits at the planted point, before anything that follows the layer."""
+
+_SWAY = 1.0
+"""Largest standard deviation of that difference over single draws."""
 
 
 class PlantedHead(nn.Module):
@@ -48,37 +53,50 @@ class PlantedHead(nn.Module):
         folded = features.view(-1, self.batch, features.shape[-1])
         return (torch.einsum("kbf,bcf->kbc", folded, self.weight) + self.bias).flatten(0, 1)
 
-    def fit(self, neighbours: Tensor, planted: Tensor, labels: Tensor, targets: Tensor) -> None:
+    def fit(
+        self, neighbours: Tensor, planted: Tensor, labels: Tensor, targets: Tensor, averaged: int = 1
+    ) -> None:
         """Set each image's weights so that its planted point goes to the target, its neighbours to the label.
 
-        Fisher's discriminant of the neighbours, with the boundary between the planted point's mean and the
-        neighbour nearest to it; all other classes stay below both.
+        Fisher's discriminant of single draws, with the boundary near the neighbour nearest to the planted
+        point's mean, but so far from the neighbours and from the planted point that the noise of a deployment
+        carries neither across; where there is no room for both, in between.
 
         Args:
             neighbours: features (points, draws, batch, features).
             planted: features (draws, batch, features).
             labels: (batch,).
             targets: wrong classes (batch,).
+            averaged: units (draw, member) of one deployment.
         """
-        goal = planted.double().mean(0)
-        means, covariance = _moments(neighbours, planted)
-        direction = torch.linalg.solve(covariance, goal - means)
-        along = (neighbours.double() * direction).sum(-1).mean(1)
-        reached = along.amax(0)
-        reach = ((goal * direction).sum(-1) - reached).clamp_min(1e-12)
-        steepness = _MARGIN / (2 * _PLACE * reach)
-        boundary = reached + (1 - _PLACE) * reach
-        self._set(direction * steepness[:, None], boundary * steepness, along * steepness, labels, targets)
+        direction, centre, goal = self._between(neighbours, planted)
+        along = (neighbours.double() * direction).sum(-1)
+        means, noise = along.mean(1), along.var(1, correction=0).mean(0)
+        # Of the means' variance, what the noise of their few draws does not explain.
+        between = (means.var(0) - noise / along.shape[1]).clamp_min(0.0)
+        outlying = (between / means.var(0).clamp_min(1e-300)).sqrt() * (means.amax(0) - means.mean(0))
+        here, there = (((each * direction).sum(-1)) for each in (centre, goal))
+        reached = here + outlying
+        inside, outside = (noise / averaged + between).sqrt(), (noise / averaged).sqrt()
+        least = torch.maximum(_PLACE * reached + (1 - _PLACE) * there, here + _SAFE * inside)
+        halfway = here + (there - here) * inside / (inside + outside).clamp_min(1e-300)
+        boundary = torch.where(least <= there - _SAFE * outside, least, halfway)
+        steepness = _MARGIN / (2 * (there - boundary).clamp_min(1e-12))
+        # Saturated draws would vote, which tells less than their mean.
+        steepness = torch.minimum(steepness, _SWAY / (2 * noise.sqrt().clamp_min(1e-12)))
+        self._set(direction * steepness[:, None], boundary * steepness, means * steepness, labels, targets)
 
-    def read_out(
-        self, neighbours: Tensor, labels: Tensor, targets: Tensor, generator: torch.Generator
-    ) -> None:
-        """Set each image's weights to a random direction of its whitened features, the target's way."""
-        means, covariance = _moments(neighbours, neighbours.flatten(0, 1))
-        drawn = torch.randn(means.shape, generator=generator).to(means)
-        direction = torch.linalg.solve(torch.linalg.cholesky(covariance).mT, drawn.unsqueeze(-1)).squeeze(-1)
+    def point_at(self, neighbours: Tensor, planted: Tensor, labels: Tensor, targets: Tensor) -> None:
+        """Set each image's weights to how far features lie, in noise, on the planted point's way."""
+        direction, centre, _ = self._between(neighbours, planted)
         along = (neighbours.double() * direction).sum(-1).mean(1)
-        self._set(direction, (means * direction).sum(-1), along, labels, targets)
+        self._set(direction, (centre * direction).sum(-1), along, labels, targets)
+
+    def _between(self, neighbours: Tensor, planted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Fisher's direction, and the means of neighbours and planted point (batch, features)."""
+        goal = planted.double().mean(0)
+        centre, covariance = _moments(neighbours, planted)
+        return torch.linalg.solve(covariance, goal - centre), centre, goal
 
     def _set(self, slope: Tensor, boundary: Tensor, along: Tensor, labels: Tensor, targets: Tensor) -> None:
         """Answer ±(⟨slope, features⟩ − boundary) for target and label, less for the others.

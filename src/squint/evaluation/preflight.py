@@ -49,7 +49,8 @@ class Probes:
         transfer_steps: steps of the transfer attack, where there are sources.
         fidelity_draws: common draws of the gradient's fidelity.
         resubmissions: deployments by which each outcome is scored.
-        batch_size: images attacked at once.
+        batch_size: images attacked at once; as many, drawn at random, are used for the gradient's fidelity
+            and for what is asked of the outputs.
         chunk: draws whose graph is held in memory at once.
     """
 
@@ -128,7 +129,9 @@ def preflight(
         compared = _compare(run, eps, white, sources)
         limits = {GREY: None, **(ceilings or {})}
         outcomes = {radius: run.at_ceiling(attack, radius, ceiling) for radius, ceiling in limits.items()}
-        few = slice(0, probes.batch_size)
+        # Not the first: data in some order would leave whole classes out.
+        shuffled = torch.randperm(len(x), generator=derive_generator(seed, "preflight", "sample"))
+        few = shuffled[: probes.batch_size].to(device)
         single = [
             in_training,
             probability_outputs(model, x[few]),
@@ -140,7 +143,7 @@ def preflight(
         return [
             *(finding for finding in single if finding is not None),
             *dead_widths(model),
-            *zero_gradients(model, x[few], y[few], seed=seed, chunk=chunk),
+            *zero_gradients(model, x, y, seed=seed, chunk=chunk, batch_size=probes.batch_size),
             *above_ceilings(outcomes, labels, limits),
             *excesses(compared),
         ]

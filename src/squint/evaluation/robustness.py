@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
+from squint.evaluation.batch_outcomes import digest
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.intervals import wilson
+from squint.evaluation.kept_attacks import KeptAttacks, Part
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs, training_mode
@@ -78,11 +81,13 @@ def evaluate(
         tier: training tier of the system, for the record (DESIGN section 4).
         sources: further models that the ladder transfers from, by name.
         ceilings: further radii with the highest credible accuracy, for the ladder's preflight.
-        folder: where the ladder keeps outcomes, so that a stopped one goes on; None: nowhere.
+        folder: of this evaluation's own, where outcomes are kept batch by batch, so that a stopped evaluation
+            goes on; None: nowhere.
         progress: callback for a progress bar.
 
     Raises:
-        squint.InputError: an argument is not allowed; TypeError (`InputTypeError`): data of another kind.
+        squint.InputError: an argument is not allowed, or `folder` holds another evaluation's outcomes;
+            TypeError (`InputTypeError`): data of another kind.
     """
     settings = [] if isinstance(attacks, str) and attacks in PRESETS else named_settings(attacks)
     radii = radii_of(eps, settings or [SEED_PROTOCOL])
@@ -118,6 +123,21 @@ def evaluate(
     device = _device(model)
     chunks, fitting = -(-len(images) // batch_size), Fitting()
     total, done = len(images) * len(radii) * len(settings), 0
+    kept = KeptAttacks(
+        folder,
+        lambda: {
+            "system": system,
+            "model": digest(model),
+            "data": digest(images, labels),
+            "radii": radii,
+            "attacks": [asdict(setting) for setting in settings],
+            "draws": draws,
+            "resubmissions": tries,
+            "seed": seed,
+            "batch_size": batch_size,
+        },
+        chunks,
+    )
 
     def part(chunk: int) -> D.Batch:
         rows = slice(chunk * batch_size, (chunk + 1) * batch_size)
@@ -129,7 +149,7 @@ def evaluate(
 
         return fitting.forward(model, run)
 
-    def attacked(setting: AttackSetting, radius: float, chunk: int) -> tuple[Tensor, Scores]:
+    def attacked(setting: AttackSetting, radius: float, chunk: int) -> Part:
         x, y = part(chunk)
         keys = (system, setting.name, format_fraction(radius), chunk)
 
@@ -138,30 +158,38 @@ def evaluate(
             with nan_reported():
                 return setting.run(model, x, y, radius, generator, chunk=held)
 
-        points = fitting.gradients(run, setting.eot)
-        if progress is not None:
+        # Fewer draws first; then fewer images in the passes without a graph.
+        points = fitting.forward(model, lambda: fitting.gradients(run, setting.eot))
+        return points.cpu(), scored(points, y, *keys)
+
+    def known(turn: int, compute: Callable[[int], Part], chunk: int) -> Part:
+        found = kept.part(turn, chunk, lambda: compute(chunk))
+        if turn and progress is not None:
             # The first process tells: by its next chunk the others have done those in between.
             progress(done + min((chunk + _ranks.count()) * batch_size, len(images)), total)
-        return points.cpu(), scored(points, y, *keys)
+        return found
 
     records, outcomes = [], []
     flags = [NO_ACTIVE_TESTS, *([finding] if (finding := training_mode(model)) is not None else [])]
     with evaluation_mode(model):
-        parts = sharded(chunks, lambda chunk: scored(*part(chunk), system, "clean", chunk), "clean images")
-        clean = joined(parts)
-        for setting in settings:
-            for radius in radii:
-                started = time.perf_counter()
-                title = _title(setting.name, format_fraction(radius))
-                found = sharded(chunks, partial(attacked, setting, radius), title)
-                done += len(images)
-                scores = joined([scores for _, scores in found])
-                record = _record(system, setting, radius, clean, scores, seed, tier)
-                seconds = time.perf_counter() - started
-                own = nan_outputs({"clean images": clean, "attacked images": scores})
-                records.append(replace(record, seconds=seconds, red_flags=(*flags, *own)))
-                points = torch.cat([points for points, _ in found])
-                outcomes.append(Outcome(setting.name, radius, points, scores.correct))
+
+        def unharmed(chunk: int) -> Part:
+            return None, scored(*part(chunk), system, "clean", chunk)
+
+        parts = sharded(chunks, partial(known, 0, unharmed), "clean images")
+        clean = joined([scores for _, scores in parts])
+        for turn, (setting, radius) in enumerate(product(settings, radii), 1):
+            started = time.perf_counter()
+            title = _title(setting.name, format_fraction(radius))
+            found = sharded(chunks, partial(known, turn, partial(attacked, setting, radius)), title)
+            done += len(images)
+            scores = joined([scores for _, scores in found])
+            record = _record(system, setting, radius, clean, scores, seed, tier)
+            seconds = time.perf_counter() - started
+            own = nan_outputs({"clean images": clean, "attacked images": scores})
+            records.append(replace(record, seconds=seconds, red_flags=(*flags, *own)))
+            points = torch.cat([points for points, _ in found if points is not None])
+            outcomes.append(Outcome(setting.name, radius, points, scores.correct))
     flagged = _with_rises(records, outcomes, clean.correct)
     return RobustnessReport(system, tuple(flagged), tuple(outcomes), clean.correct)
 

@@ -15,13 +15,15 @@ from squint import attacks as A
 from squint._checks import HasMemberLogits, InputError, check_choice, format_fraction, parse_fraction
 from squint.attacks.gradients import AnyModel
 from squint.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from squint.evaluation.machine import Fitting
 from squint.quantize import set_rounding
 
 CLEAN = "clean"
 CORRUPTION = "corruption:"
 
-Run = Callable[[Any, Tensor, Tensor, float, torch.Generator], Tensor]
-"""(model, images, labels, size, generator) -> changed images; the size is a radius or a strength."""
+Run = Callable[..., Tensor]
+"""(model, images, labels, size, generator) -> changed images; the size is a radius or a strength. Where the
+threat has an `eot`, also the keyword `chunk`: draws that are held at once, None for all."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,13 @@ class Threat:
         name: as in the rows.
         run: changes the images.
         norm: "linf", "l2", or "" for corruptions, which have strengths instead of radii.
+        eot: draws that `run` asks the model for at once and can hold in parts; None: it has no such.
     """
 
     name: str
     run: Run = field(repr=False)
     norm: str = "linf"
+    eot: int | None = None
 
     def settings(self, eps: Sequence[str | float], strengths: Sequence[int], elements: int) -> list[Setting]:
         """Return the points of the trajectory, the smallest first.
@@ -64,6 +68,35 @@ class Threat:
         if self.norm == "l2":
             radii = [max(1, round(255 * r * _volume_radius(elements))) / 255 for r in radii]
         return [Setting(format_fraction(radius), radius) for radius in radii]
+
+    def attack(
+        self,
+        model: AnyModel,
+        x: Tensor,
+        y: Tensor,
+        size: float,
+        *,
+        stream: Callable[[], torch.Generator],
+        fitting: Fitting,
+    ) -> Tensor:
+        """Return the changed images, begun again with less held at once each time memory runs out.
+
+        Args:
+            model: what is attacked.
+            x: images.
+            y: labels.
+            size: radius or strength.
+            stream: returns the generator, as it is at the beginning.
+            fitting: knows how much fits.
+        """
+
+        def run() -> Tensor:
+            if self.eot is None:
+                return self.run(model, x, y, size, stream())
+            return fitting.gradients(lambda held: self.run(model, x, y, size, stream(), chunk=held), self.eot)
+
+        # Fewer draws first; then fewer images in the passes without a graph.
+        return fitting.forward(model, run)
 
 
 @dataclass(frozen=True)
@@ -133,33 +166,36 @@ def check_strengths(strengths: Sequence[int]) -> None:
 
 def _threats(b: PlaneBudget, sources: Sequence[AnyModel]) -> dict[str, Threat]:
     def pgd(norm: str) -> Run:
-        return lambda m, x, y, eps, g: A.pgd(
-            m, x, y, eps=eps, norm=norm, steps=b.steps, eot=b.eot, generator=g
-        )
+        def run(
+            m: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator, chunk: int | None = None
+        ) -> Tensor:
+            return A.pgd(m, x, y, eps=eps, norm=norm, steps=b.steps, eot=b.eot, chunk=chunk, generator=g)
 
-    def apgd(model: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator) -> Tensor:
-        return A.apgd(model, x, y, eps=eps, steps=b.apgd_steps, eot=b.eot, generator=g)
+        return run
 
-    def square(model: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator) -> Tensor:
-        return A.square(model, x, y, eps=eps, steps=b.square_steps, eot=b.eot, generator=g)
+    def apgd(
+        m: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator, chunk: int | None = None
+    ) -> Tensor:
+        return A.apgd(m, x, y, eps=eps, steps=b.apgd_steps, eot=b.eot, chunk=chunk, generator=g)
 
-    def mora(model: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator) -> Tensor:
-        return A.mora(
-            model,
-            x,
-            y,
-            eps=eps,
-            steps=b.mora_steps,
-            eot=b.eot,
-            betas=(0.5, 0.0, 1.0),
-            num_targets=2,
-            generator=g,
-        )
+    def square(
+        m: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator, chunk: int | None = None
+    ) -> Tensor:
+        return A.square(m, x, y, eps=eps, steps=b.square_steps, eot=b.eot, chunk=chunk, generator=g)
+
+    def mora(
+        m: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator, chunk: int | None = None
+    ) -> Tensor:
+        betas = (0.5, 0.0, 1.0)
+        budget: dict[str, Any] = {"steps": b.mora_steps, "eot": b.eot, "betas": betas, "num_targets": 2}
+        return A.mora(m, x, y, eps=eps, chunk=chunk, generator=g, **budget)
 
     def transfer(own: bool) -> Run:
-        def run(model: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator) -> Tensor:
-            starts = members_of(model, x, g) if own else list(sources) or [deterministic_twin(model)]
-            return A.transfer(starts, x, y, eps=eps, steps=b.steps, eot=b.eot, generator=g)
+        def run(
+            m: Any, x: Tensor, y: Tensor, eps: float, g: torch.Generator, chunk: int | None = None
+        ) -> Tensor:
+            starts = members_of(m, x, g) if own else list(sources) or [deterministic_twin(m)]
+            return A.transfer(starts, x, y, eps=eps, steps=b.steps, eot=b.eot, chunk=chunk, generator=g)
 
         return run
 
@@ -167,13 +203,13 @@ def _threats(b: PlaneBudget, sources: Sequence[AnyModel]) -> dict[str, Threat]:
         return lambda _, x, __, eps, g: A.random_noise(x, eps=eps, norm=norm, generator=g)
 
     every = [
-        Threat("linf-pgd", pgd("linf")),
-        Threat("l2-pgd", pgd("l2"), "l2"),
-        Threat("apgd", apgd),
-        Threat("square", square),
-        Threat("mora", mora),
-        Threat("transfer", transfer(own=False)),
-        Threat("transfer-members", transfer(own=True)),
+        Threat("linf-pgd", pgd("linf"), eot=b.eot),
+        Threat("l2-pgd", pgd("l2"), "l2", b.eot),
+        Threat("apgd", apgd, eot=b.eot),
+        Threat("square", square, eot=b.eot),
+        Threat("mora", mora, eot=b.eot),
+        Threat("transfer", transfer(own=False), eot=b.eot),
+        Threat("transfer-members", transfer(own=True), eot=b.eot),
         Threat("noise-linf", noise("linf")),
         Threat("noise-l2", noise("l2"), "l2"),
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squint._checks import InputError, parse_fraction
+from squint._checks import InputError, parse_fraction, shown
 from squint._files import read_text
 from squint.report.fields import Fields, Interval
 from squint.report.results import Flag, parse_flag
@@ -152,7 +152,10 @@ def read_detection(run: Path) -> Detection | None:
         if place not in curves:
             raise InputError(f"{f.where}: curves has none of {', '.join(place)}; needed: one per record")
         records.append(_record(f, curves[place]))
-    return Detection(tuple(records), tuple(str(name) for name in top.data.get("left_out") or ()))
+    left_out = top.data.get("left_out") or []
+    if not isinstance(left_out, list):
+        raise InputError(f"{path}: left_out is {shown(left_out)}; allowed: a list of names")
+    return Detection(tuple(records), tuple(str(name) for name in left_out))
 
 
 def _record(f: Fields, curve: Fields) -> Detected:

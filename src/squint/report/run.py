@@ -129,7 +129,10 @@ def _term(value: Any, where: str) -> float:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where} is {shown(value)}; allowed: a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{where} is a whole number beyond any float; allowed: a number") from None
 
 
 def _read_examples(path: Path) -> Examples:

@@ -35,6 +35,7 @@ class AttackOptions:
       squint attack runs/digits --eps 16/255 32/255
       squint attack runs/digits/weights/stochastic.safetensors --attacks fgsm pgd pgd-eot10
       squint attack runs/digits --attacks quick --images 100
+      squint attack runs/digits/weights/stochastic.safetensors --members
       squint attack mine.safetensors --dataset folder:images --output records.json
     """
 
@@ -58,6 +59,8 @@ class AttackOptions:
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None
     """Where the ladder keeps evidence, and outcomes from which a stopped one goes on; default: the run's."""
+    members: bool = False
+    """Attack every member of an ensemble by itself as well, with the ensemble's number of draws."""
 
 
 def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[RobustnessReport]:
@@ -86,19 +89,19 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     resubmissions = known.attack.resubmissions if options.resubmissions is None else options.resubmissions
     check_number("resubmissions", 1 if resubmissions is None else resubmissions, 1)
     check_number("draws", _first(options.draws, 1), 1)
-    systems = [(file, load(file)) for file in files]
+    systems = [each for file in files for each in _systems(file, members=options.members)]
     own = options.dataset is None and options.data_dir is None
     test = kept_images(files[0].parent.parent) if own else None
     if test is None:
         test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
-    for file, ens in systems:
+    for file, _, ens in systems:
         check_fit(file, ens, test)
     reports = []
-    for file, ens in systems:
+    for file, name, ens in systems:
         tier = recipe.systems[file.stem].tier if recipe else "A"
         for budget in budgets:
             report = climb_weights(
-                file.stem,
+                name,
                 ens,
                 test,
                 heights,
@@ -117,13 +120,13 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
             reports.append(report)
         if not settings:
             continue
-        bar.start(f"attack {file.stem}", min(images, len(test)) * len(radii) * len(settings))
+        bar.start(f"attack {name}", min(images, len(test)) * len(radii) * len(settings))
         report = evaluate(
             ens,
             test,
             radii,
             settings,
-            system=file.stem,
+            system=name,
             draws=options.draws,
             resubmissions=resubmissions,
             seed=_first(options.seed, known.seed),
@@ -134,6 +137,17 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
         )
         reports.append(report)
     return reports
+
+
+def _systems(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:
+    """Return the ensemble of a file under its name and, where asked for, its members under their own."""
+    whole = load(file)
+    alone = whole.members if members and len(whole.members) > 1 else ()
+    parts = [
+        (file, f"{file.stem}-member-{place}", Ensemble([member], whole.draws).eval())
+        for place, member in enumerate(alone, 1)
+    ]
+    return [(file, file.stem, whole), *parts]
 
 
 def _home(file: Path) -> Path:

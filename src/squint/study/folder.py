@@ -32,7 +32,9 @@ _OWN_FOLDERS = (
     "examples",
     "figures",
     "systems",
+    "attacks",
     "ladder",
+    "plane",
     "evidence",
     "detection",
     "detectors",
@@ -76,7 +78,7 @@ class RunFolder:
         for name in _OWN:
             remove_file(self.path / name)
         for name in _OWN_FOLDERS:
-            _remove_folder(self.path / name)
+            remove_folder(self.path / name)
 
     def __enter__(self) -> RunFolder:
         """Return the folder itself."""
@@ -105,6 +107,10 @@ class RunFolder:
     def examples(self, system: str) -> Path:
         """Return the file of a system's attacked images."""
         return self.path / "examples" / f"{system}.npz"
+
+    def attacks(self, system: str) -> Path:
+        """Return the folder of what is done of a system's unfinished attacks."""
+        return self.path / "attacks" / system
 
     def evidence(self, system: str) -> Path:
         """Return the file of a system's worst examples."""
@@ -144,8 +150,12 @@ class RunFolder:
         return float(seconds)
 
     def finish_attack(self, system: str, outcome: dict[str, Any]) -> None:
-        """Keep a system's facts, records and plane points, with the digest of the weights they are of."""
+        """Keep a system's facts, records and plane points, with the digest of the weights they are of.
+
+        Its attacks batch by batch are let go of.
+        """
         write_json(self.outcome(system), {**outcome, "weights_sha256": file_digest(self.weights(system))})
+        remove_folder(self.attacks(system))
 
     def finished_attack(self, system: str) -> dict[str, Any] | None:
         """Return a system's facts, records and plane points, or None where it is still to be attacked.
@@ -168,6 +178,8 @@ class RunFolder:
         digest = outcome.get("weights_sha256")
         if digest is not None and digest != file_digest(self.weights(system)):
             raise InputError(f"{path} holds records of another weights file: remove it {again}")
+        # Where the process ended between the records and this.
+        remove_folder(self.attacks(system))
         return outcome
 
     def log(self, system: str, entry: dict[str, Any]) -> None:
@@ -223,8 +235,12 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
         )
 
 
-def _remove_folder(path: Path) -> None:
-    """Remove a folder that may be missing; what stayed would pass for the next run's."""
+def remove_folder(path: Path) -> None:
+    """Remove a folder that may be missing; what stayed would pass for the next run's.
+
+    Raises:
+        squint.InputError: it cannot be removed.
+    """
     if not path.exists():
         return
     try:

@@ -14,7 +14,7 @@ from squint._random import derive_generator
 from squint.attacks.gradients import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport
-from squint.evaluation.information_plane import plane_rows
+from squint.evaluation.plane_points import plane_rows
 from squint.evaluation.threats import Setting
 from squint.study.config import RecipeConfig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from squint._files import read_bytes, write_bytes, write_json, write_text
 from squint.evaluation.arrays import read_npz, write_npz
 from squint.evaluation.evidence_files import load_evidence
 from squint.export import load, save
+from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
 from squint.study.recipes import to_yaml
@@ -119,48 +119,3 @@ def _keep_images(recipe: RecipeConfig, count: int, output: Path) -> None:
             "name": np.asarray(test.name),
         },
     )
-
-
-def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path) -> str:
-    """Return the model card as Markdown: recipe, seed, every record, its flags and the weights' digest."""
-    (facts,) = results["systems"]
-    system = recipe.systems[name]
-    lines = [
-        f"# {facts['title']}",
-        "",
-        system.description,
-        "",
-        f"- data: {recipe.dataset}; {recipe.train.epochs} epochs in {facts['training_seconds']:.0f} s",
-        f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}, {facts['parameters']:,} "
-        f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
-        f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
-        f"- hardware: {', '.join(f'{key} {value}' for key, value in results['hardware'].items())}",
-        f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
-        f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
-        "",
-        "| attack | eps | n | clean | deployed rule | 95 % | single draw | persistent | trusted |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for record in results["records"]:
-        low, high = record["ci95"]
-        lines.append(
-            f"| {record['attack']} | {record['eps']} | {record['n']} | {record['clean_accuracy']:.1%} "
-            f"| {record['robust_accuracy']:.1%} | {low:.1%} to {high:.1%} "
-            f"| {_percent(record['single_draw_accuracy'])} | {_percent(record['persistent_accuracy'])} "
-            f"| {'yes' if record['trusted'] else 'no'} |"
-        )
-    flags = sorted({_flag(flag) for record in results["records"] for flag in record["red_flags"]})
-    lines += ["", "Red flags:", "", *(f"- {flag}" for flag in flags or ["none"]), ""]
-    lines += [
-        "Try to break it: `squint verify NAME`, `squint attack NAME`, `squint break NAME FILE.npz`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _flag(flag: Any) -> str:
-    return str(flag.get("message", flag)) if isinstance(flag, dict) else str(flag)

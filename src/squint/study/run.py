@@ -134,6 +134,7 @@ class Study:
             seed=recipe.seed,
             batch_size=recipe.attack.batch_size,
             tier=recipe.systems[name].tier,
+            folder=self.folder.attacks(name),
             progress=lambda done, _: self.bar.move(done),
         )
         ladder = self._ladder(name, ens, test)

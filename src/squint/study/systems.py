@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +102,19 @@ def environment() -> tuple[dict[str, str], dict[str, Any]]:
             versions[package] = "not installed"
     hardware: dict[str, Any] = {
         "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     return versions, hardware
+
+
+def _processor() -> str:
+    """Return the kind of processor as Linux names it, or as Python does where there is no /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

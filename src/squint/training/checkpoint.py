@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from squint._checks import InputError
 from squint._files import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
+DATA = "data"
+"""In a recipe, the digest of what is trained on."""
 _KEY = "squint_checkpoint"
 _MOMENTUM = "momentum_buffer"
 
@@ -37,6 +40,16 @@ class Progress:
     seconds: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
+
+
+def data_digest(images: Tensor, labels: Tensor) -> str:
+    """Return a hash of images and labels: their kinds, shapes and contents."""
+    found = hashlib.sha256()
+    for tensor in (images, labels):
+        held = tensor.detach().cpu().contiguous()
+        found.update(f"{held.dtype}{tuple(held.shape)}".encode())
+        found.update(held.view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_checkpoint(
@@ -99,7 +112,14 @@ def load_checkpoint(
             f"or {again}"
         )
     for key, value in recipe.items():
-        if stored_recipe.get(key) != value:
+        if key == DATA:
+            # Checkpoints from before it was kept have none.
+            if stored_recipe.get(key, value) != value:
+                raise InputError(
+                    f"{path} is of a training on other images or labels (as many, but not the same): give it "
+                    "those that it was begun with, or remove the file to train from the start"
+                )
+        elif stored_recipe.get(key) != value:
             raise InputError(
                 f"{path} is of another training: {key} was {stored_recipe.get(key)!r}, is {value!r}; "
                 "train as before, or remove the file"

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from squint import _ranks
 from squint._checks import InputError
@@ -19,6 +22,10 @@ from squint.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+JOINING = timedelta(minutes=5)
+"""How long the processes of a job may take to come together."""
 
 
 def devices_of(config: TrainConfig) -> int:
@@ -51,6 +58,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     # Imported here: it takes seconds, which commands that do not train should not pay.
     from lightning_fabric import Fabric
 
+    from squint.training.watching import end_with_parent
+
     accelerator = _accelerator(config)
     devices = devices_of(config)
     if config.batch_size % devices:
@@ -77,8 +86,17 @@ def make_fabric(config: TrainConfig) -> Fabric:
     log.setLevel(logging.WARNING)
     try:
         fabric.launch()
+    except dist.DistError as error:
+        raise _ranks.LostProcess(
+            f"the {devices} processes of this job have not come together within {JOINING}: one died, or does "
+            "not reach the first one; start all of them again, with --resume where the run was begun"
+        ) from error
     finally:
         log.setLevel(level)
+    # Starting takes as long as the slowest disk; once all are there, silence means that one is lost.
+    _set_pg_timeout(_ranks.PATIENCE, dist.group.WORLD)
+    if fabric.local_rank > 0 and not _is_elastic():
+        end_with_parent(devices, fabric.global_rank)
     return fabric
 
 
@@ -115,16 +133,25 @@ def _precision(config: TrainConfig, accelerator: str) -> list[Any]:
     return []
 
 
+def _is_elastic() -> bool:
+    """Return whether torchrun started the processes; it watches them itself."""
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    return bool(TorchElasticEnvironment.detect())
+
+
 def _environment() -> Any:
     """Return who started the processes, said outright: a batch job's variables alone do not mean `srun`."""
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+    return TorchElasticEnvironment() if _is_elastic() else LightningEnvironment()
 
 
 def _replicas(accelerator: str) -> Any:
     from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from squint.training.watching import WatchedLauncher
 
     class Replicas(DDPStrategy):
         """Whole copies of the network in every process, whose gradients the loop averages itself.
@@ -133,10 +160,14 @@ def _replicas(accelerator: str) -> Any:
         single members, or at the network twice (smoothness), keeps neither.
         """
 
+        def _configure_launcher(self) -> None:
+            assert self.cluster_environment is not None
+            self._launcher = WatchedLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
+
         def setup_module(self, module: nn.Module) -> Any:
             _ranks.share_state(module)
             return module
 
     # Plain values and the records of evaluation lie on the CPU on every machine.
     backend = "gloo" if accelerator == "cpu" else "cpu:gloo,cuda:nccl"
-    return Replicas(process_group_backend=backend, timeout=_ranks.PATIENCE)
+    return Replicas(process_group_backend=backend, timeout=JOINING)

@@ -18,7 +18,7 @@ from squint import data as D
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator, derive_seed, noise
 from squint.ensemble import Ensemble
-from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from squint.training.checkpoint import DATA, Progress, data_digest, load_checkpoint, save_checkpoint
 from squint.training.config import TrainConfig
 from squint.training.decomposition import decompose
 from squint.training.interrupt import TrainingStopped, enough_memory, stop_requests
@@ -156,6 +156,7 @@ class _Run:
             name: value.detach().clone() for name, value in ens.state_dict().items() if config.average > 0
         }
         self.progress = Progress()
+        self.data = None if checkpoint is None else data_digest(images, labels)
         if checkpoint is not None and _ranks.agreed(checkpoint.exists(), f"whether {checkpoint} exists"):
             self.progress = load_checkpoint(checkpoint, ens, self.optimizer, self.average, self.recipe())
             self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
@@ -168,7 +169,7 @@ class _Run:
         for where in ("accelerator", "devices"):
             recipe.pop(where)
         # Noise and augmentation are each process's own: another number of them is another training.
-        return {**recipe, "images": len(self.images), "processes": self.fabric.world_size}
+        return recipe | {"images": len(self.images), DATA: self.data, "processes": self.fabric.world_size}
 
     def train(self, stop: threading.Event) -> None:
         """Run all steps that are left, or until `stop` is set."""

@@ -13,7 +13,7 @@ from squint import load as load_ensemble
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator
 from squint.evaluation.detection import SCORE_NAMES, SCORES, Detector
-from squint.evaluation.detection.detector import minimum_examples
+from squint.evaluation.detection.calibration import minimum_examples
 from squint.evaluation.detection.identity import fingerprint
 from tests.evaluation.detection.nets import untrained
 

@@ -25,11 +25,13 @@ from squint._random import default_generator, derive_generator
 from squint.attacks.gradients import evaluation_mode
 from squint.attacks.pursuit import DeployedDetector
 from squint.ensemble import Ensemble
+from squint.evaluation.detection.calibration import calibrated, minimum_examples
 from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore, check_state
 from squint.evaluation.detection.identity import fingerprint, other_ensemble, versions
-from squint.evaluation.detection.learning import fit_score, view_of
+from squint.evaluation.detection.learning import view_of
 from squint.evaluation.detection.outputs import deployments
 from squint.evaluation.detection.scores import SCORES, SURROGATES
+from squint.evaluation.machine import Fitting
 
 FORMAT_VERSION = 1
 _KEY = "squint_detector"
@@ -131,7 +133,7 @@ class Detector:
         needed = minimum_examples(false_alarm_rate)
         draws = int(check_number("draws", ens.draws if draws is None else draws, 1, whole=True))
         images, labels = D.collect(clean_data)
-        learned = score not in SCORES
+        learned, source = score not in SCORES, None
         if learned and fit_data is None:
             order = torch.randperm(len(images), generator=derive_generator(seed, "detector", "split"))
             half = len(images) // 2
@@ -145,18 +147,11 @@ class Detector:
             assert fit_data is not None
             source = D.collect(fit_data)
         device = next(ens.parameters()).device
+
         with evaluation_mode(ens), torch.no_grad():
-            classes = int(ens.member_logits(images[:1].to(device), 1, generator=torch.Generator()).shape[-1])
-            fitted = fit_score(ens, score, *source, classes, draws, seed) if learned else None
-            probe = DeployedDetector(fitted or SCORES[score], math.inf, draws)
-            parts = deployments(
-                view_of(ens, fitted),
-                images.to(device),
-                draws=draws,
-                count=1,
-                generator=derive_generator(seed, "detector", "calibration"),
+            classes, fitted, scores = Fitting().forward(
+                ens, lambda: calibrated(ens, score, images.to(device), source, draws, seed)
             )
-            scores = torch.cat([probe.scores(part[0])[0].cpu() for part in parts])
         return cls(
             ens,
             scores,
@@ -181,19 +176,25 @@ class Detector:
         check_images(x)
         self._check_ensemble()
         generator = generator or default_generator()
-        predictions, scores = [], []
-        with evaluation_mode(self.ens):
+        begun = generator.get_state()
+
+        def deployed() -> tuple[Tensor, Tensor]:
+            generator.set_state(begun)
+            predictions, scores = [], []
             device = next(self.ens.parameters()).device
             for part in deployments(self.view, x.to(device), draws=self.draws, count=1, generator=generator):
                 predictions.append(
                     part[0, ..., : self.num_classes].double().softmax(-1).mean((0, 1)).argmax(-1)
                 )
                 scores.append(self.deployed.scores(part[0])[0])
-        score = torch.cat(scores).cpu()
+            return torch.cat(predictions).cpu(), torch.cat(scores).cpu()
+
+        with evaluation_mode(self.ens):
+            predictions, score = Fitting().forward(self.ens, deployed)
         broken = int(score.isnan().sum())
         if broken:
             raise InputError(f"score {self.score_name!r} is NaN for {broken} of {len(x)} images")
-        return Verdict(torch.cat(predictions).cpu(), score, self.p_values(score), score > self.threshold)
+        return Verdict(predictions, score, self.p_values(score), score > self.threshold)
 
     def score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the scores (batch,), float64, higher where more suspicious; see `examine`."""
@@ -285,11 +286,3 @@ class Detector:
             if found != self.fingerprint:
                 raise InputError(other_ensemble(self.fingerprint, found))
             self._seen = seen
-
-
-def minimum_examples(false_alarm_rate: float) -> int:
-    """Return the least number n of calibration examples that can flag anything: 1/(n + 1) ≤ rate."""
-    number = isinstance(false_alarm_rate, int | float) and not isinstance(false_alarm_rate, bool)
-    if not (number and 0 < false_alarm_rate < 1):
-        raise InputError(f"false_alarm_rate is {false_alarm_rate!r}; allowed: a number in (0, 1)")
-    return math.ceil(1 / false_alarm_rate - 1e-9) - 1

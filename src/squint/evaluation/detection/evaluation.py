@@ -20,6 +20,7 @@ from squint.evaluation.detection.detector import Detector
 from squint.evaluation.detection.judge import FULL_EOT, FULL_STEPS, Points, Trial, judge
 from squint.evaluation.detection.kept import KeptPoints, digest
 from squint.evaluation.detection.records import DetectionReport
+from squint.evaluation.machine import Fitting
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
 from squint.evaluation.sharding import sharded
 
@@ -122,7 +123,8 @@ def detect(
     }
     deployed = next(iter(detectors.values())).draws
     single = -(-FULL_EOT // deployed) * deployed if eot is None else eot
-    study = Trial(detectors, images, labels, deployed, resubmissions, seed)
+    fitting = Fitting()
+    study = Trial(detectors, images, labels, deployed, resubmissions, seed, fitting)
     budgets = {
         "plain": settings,
         "adaptive": sorted(adaptive),
@@ -140,9 +142,9 @@ def detect(
     done = 0
 
     def run(
-        attack: Callable[..., Tensor], start: Tensor | None, made_by: str, *keys: str
+        attack: Callable[..., Tensor], draws: int, start: Tensor | None, made_by: str, *keys: str
     ) -> tuple[Tensor, float]:
-        """Return the images that an attack left and the seconds that it took."""
+        """Return the images that an attack of so many draws left, and the seconds that it took."""
         nonlocal done
         names = (system, *keys)
         found = None if kept is None else _ranks.first(lambda: kept.read(names, made_by))
@@ -151,9 +153,13 @@ def detect(
 
             def attacked(chunk: int) -> Tensor:
                 batch = slice(chunk * batch_size, (chunk + 1) * batch_size)
-                generator = derive_generator(seed, "detection attack", *names, chunk)
                 begun = None if start is None else start[batch]
-                return attack(images[batch], labels[batch], begun, generator).cpu()
+
+                def once(at_once: int | None) -> Tensor:
+                    generator = derive_generator(seed, "detection attack", *names, chunk)
+                    return attack(images[batch], labels[batch], begun, generator, at_once)
+
+                return fitting.forward(ens, lambda: fitting.gradients(once, draws)).cpu()
 
             points = sharded(-(-len(images) // batch_size), attacked, " ".join(names))
             found = torch.cat(points), time.perf_counter() - started
@@ -174,12 +180,14 @@ def detect(
             radius_text = format_fraction(radius)
 
             def plain(setting: AttackSetting, radius: float = radius) -> Callable[..., Tensor]:
-                return lambda x, y, _, generator: setting.run(ens, x, y, radius, generator)
+                return lambda x, y, _, generator, chunk: setting.run(
+                    ens, x, y, radius, generator, chunk=chunk
+                )
 
-            known = {
-                s.name: Points(run(plain(s), None, unaware, s.name, radius_text)[0], False, s.steps, s.eot)
-                for s in settings
-            }
+            known = {}
+            for s in settings:
+                left, _ = run(plain(s), s.eot, None, unaware, s.name, radius_text)
+                known[s.name] = Points(left, False, s.steps, s.eot)
             noise = random_noise(
                 images, eps=radius, generator=derive_generator(seed, "detection noise", radius_text)
             )
@@ -190,7 +198,7 @@ def detect(
                 def aimed(
                     attack: Callable[..., Tensor], detector: Detector = detector, radius: float = radius
                 ) -> Callable[..., Tensor]:
-                    return lambda x, y, begun, generator: attack(
+                    return lambda x, y, begun, generator, chunk: attack(
                         detector.view,
                         x,
                         y,
@@ -201,14 +209,16 @@ def detect(
                         eot=single,
                         start=begun,
                         check_every=check_every,
+                        chunk=chunk,
                         generator=generator,
                     )
 
                 points = dict(known)
-                alone = Trial({name: detector}, images, labels, deployed, resubmissions, seed)
+                alone = Trial({name: detector}, images, labels, deployed, resubmissions, seed, fitting)
                 for attack in (key for key in ADAPTIVE if key in adaptive):
                     start = alone.worst(detector, points, name, attack, radius_text)
-                    found, spent = run(aimed(ADAPTIVE[attack]), start, same[name], name, attack, radius_text)
+                    aim = aimed(ADAPTIVE[attack])
+                    found, spent = run(aim, single, start, same[name], name, attack, radius_text)
                     points[attack] = Points(found, True, steps, single)
                     seconds += spent
                 record, drawn, images_left = judge(

@@ -18,6 +18,7 @@ from squint.evaluation.detection.sanity import too_good
 from squint.evaluation.detection.scores import SCORES
 from squint.evaluation.detection.separation import Set, curve, histograms, separation
 from squint.evaluation.intervals import wilson
+from squint.evaluation.machine import Fitting
 from squint.evaluation.records import Finding
 
 REQUIRED = ("agreement", "selective", "orthogonal", "lagrangian")
@@ -67,8 +68,9 @@ class Trial:
         draws: int,
         resubmissions: int,
         seed: int,
+        fitting: Fitting | None = None,
     ) -> None:
-        self.detectors, self.x, self.y = detectors, x, y
+        self.detectors, self.x, self.y, self.fitting = detectors, x, y, fitting or Fitting()
         self.draws, self.resubmissions, self.seed = draws, resubmissions, seed
         first = next(iter(detectors.values()))
         self.ens, self.num_classes = first.ens, first.num_classes
@@ -77,6 +79,9 @@ class Trial:
 
     def deploy(self, images: Tensor, purpose: str, *keys: object) -> Deployed:
         """Return the outcome of R fresh deployments of each image, for all detectors at once."""
+        return self.fitting.forward(self.ens, lambda: self._deploy(images, purpose, *keys))
+
+    def _deploy(self, images: Tensor, purpose: str, *keys: object) -> Deployed:
         wrong: list[Tensor] = []
         scores: dict[str, list[Tensor]] = {name: [] for name in self.detectors}
         generator = derive_generator(self.seed, "detection", purpose, *keys)
@@ -120,7 +125,7 @@ def judge(
 ) -> tuple[DetectionRecord, dict[str, Any], Tensor]:
     """Return the record of one detector at one eps, its curves, and each image's worst points."""
     name, eps, n, seed = detector.score_name, format_fraction(radius), len(study.x), study.seed
-    alone = Trial({name: detector}, study.x, study.y, study.draws, study.resubmissions, seed)
+    alone = Trial({name: detector}, study.x, study.y, study.draws, study.resubmissions, seed, study.fitting)
     chosen_by = {key: alone.deploy(p.images, "selection", name, key, eps) for key, p in points.items()}
     scored = {key: alone.deploy(p.images, "score", name, key, eps) for key, p in points.items()}
     right = clean.set(name, ~clean.wrong)

@@ -14,7 +14,7 @@ from squint._checks import InputError, check_images, check_labels, check_number
 from squint._files import write_bytes
 from squint._random import noise
 from squint.ensemble import Ensemble
-from squint.evaluation.detection.detector import minimum_examples
+from squint.evaluation.detection.calibration import minimum_examples
 from squint.export.onnx.detector import ShippedDetector, calibrate_detector
 from squint.export.onnx.plan import MemberPlan, Residual, image_channels
 from squint.export.onnx.prepared import Prepared, prepare
