@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -16,6 +17,7 @@ from squint._random import (
     derive_generator,
     derive_seed,
     draw_noise,
+    draw_seeds,
     next_seed,
     next_seeds,
     noise,
@@ -141,25 +143,50 @@ def test_draws_that_do_not_fit_their_strata_are_refused(
 
 
 def test_the_parts_of_a_set_of_draws_are_the_set() -> None:
-    def ask(draws: int) -> tuple[list[int], Tensor]:
+    def ask(draws: int, source: torch.Generator) -> tuple[list[int], Tensor]:
         """Take seeds and stratified noise as an ensemble does, and a seed in the middle of a draw."""
-        source = generator(3)
-        seeds, shared = next_seeds(source, draws), next_seed(source)
+        seeds, shared = draw_seeds(source, draws)
         with draw_noise(seeds, strata=range(draws), strata_total=draws, shared_seed=shared):
             k = random_integers((draws, 30), CPU)
             assert next_seeds(generator(9), 2) == next_seeds(generator(9), 2)
         return seeds, k
 
-    seeds, k = ask(5)
+    seeds, k = ask(5, generator(3))
     for cuts in ((0, 5), (0, 2, 4, 5), (0, 1, 2, 3, 4, 5)):
         found = []
         for start, stop in pairwise(cuts):
-            with part_of_draws(range(start, stop), 5) as note:
+            source = generator(3)
+            with part_of_draws(source, range(start, stop), 5) as note:
                 assert not note.taken
-                found.append(ask(stop - start))
+                found.append(ask(stop - start, source))
             assert note.taken
         assert [seed for part, _ in found for seed in part] == seeds
         assert torch.equal(torch.cat([part for _, part in found]), k)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda source: torch.rand(2, generator=source),
+        next_seed,
+        lambda source: next_seeds(source, 3),
+        lambda source: next_seeds(generator(next_seed(source)), 2),
+    ],
+    ids=["values", "a seed", "another number of seeds", "seeds of a child"],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_part_that_draws_more_than_its_seeds_is_not_cut(
+    more: Callable[[torch.Generator], object], first: bool
+) -> None:
+    source = generator(3)
+    with part_of_draws(source, range(2), 5) as note:
+        if first:
+            more(source)
+        next_seeds(source, 2)
+        assert note.taken is not first
+        if not first:
+            more(source)
+    assert not note.taken
 
 
 def test_derived_seeds_depend_on_every_key_and_its_type() -> None:

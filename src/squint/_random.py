@@ -67,10 +67,21 @@ _source: ContextVar[NoiseSource | None] = ContextVar("squint_noise", default=Non
 
 
 class _Part:
-    """Which draws of a set a model computes, and whether it took their seeds by `next_seeds`."""
+    """Which draws of a set a model computes, and whether it took nothing but their seeds by `next_seeds`."""
 
-    def __init__(self, places: range, total: int) -> None:
-        self.places, self.total, self.taken = places, total, False
+    def __init__(self, generator: torch.Generator, places: range, total: int) -> None:
+        self.places, self.total = places, total
+        self._generator, self._state = generator, generator.get_state()
+        self._asked, self._alone = False, True
+
+    def took(self, generator: torch.Generator, before: Tensor) -> None:
+        """Note what `next_seeds` or `draw_seeds` drew from a generator that was in state `before`."""
+        self._alone = self._alone and torch.equal(before, self._state)
+        self._asked, self._state = True, generator.get_state()
+
+    @property
+    def taken(self) -> bool:
+        return self._asked and self._alone and torch.equal(self._generator.get_state(), self._state)
 
 
 _part: ContextVar[_Part | None] = ContextVar("squint_part", default=None)
@@ -103,19 +114,37 @@ def next_seeds(generator: torch.Generator, count: int) -> list[int]:
     Inside `part_of_draws` they are the part's of a set's, and the generator advances by the whole set.
     """
     part = _part.get()
-    whole = part is not None and count == len(part.places)
-    drawn = part.total if part is not None and whole else count
-    seeds: list[int] = torch.randint(
-        _SEED_RANGE, (drawn,), generator=generator, device=generator.device
-    ).tolist()
-    if part is None or not whole:
-        return seeds
-    part.taken = True
+    if part is None or count != len(part.places):
+        return _seeds(generator, count)
+    before = generator.get_state()
+    seeds = _seeds(generator, part.total)
+    part.took(generator, before)
     return seeds[part.places.start : part.places.stop]
 
 
+def draw_seeds(generator: torch.Generator, draws: int) -> tuple[list[int], int]:
+    """Return `next_seeds` of a set of draws and, for `draw_noise`, the seed that its strata share.
+
+    The second one is the same for all parts of a set: no noise but the strata's may come from it.
+    """
+    seeds, part = next_seeds(generator, draws), _part.get()
+    if part is None or draws != len(part.places):
+        return seeds, next_seed(generator)
+    before = generator.get_state()
+    shared = next_seed(generator)
+    part.took(generator, before)
+    return seeds, shared
+
+
+def _seeds(generator: torch.Generator, count: int) -> list[int]:
+    drawn: list[int] = torch.randint(
+        _SEED_RANGE, (count,), generator=generator, device=generator.device
+    ).tolist()
+    return drawn
+
+
 @contextmanager
-def part_of_draws(places: range, total: int) -> Iterator[_Part]:
+def part_of_draws(generator: torch.Generator, places: range, total: int) -> Iterator[_Part]:
     """Let a model that is asked for `len(places)` draws compute these of a set of `total` draws.
 
     Memory may force a set of draws to be computed in parts. Each part then asks the model for its own draws
@@ -123,14 +152,16 @@ def part_of_draws(places: range, total: int) -> Iterator[_Part]:
     `draw_noise` puts them in their strata among all. The parts together are the set, however it is cut.
 
     Args:
+        generator: from which the model takes the seeds of its draws.
         places: the part's draws, consecutive places among the set's.
         total: number of draws in the set.
 
     Yields:
-        a note whose `taken` says afterwards whether the model asked `next_seeds` for its draws; one that did
-        not draws from the generator in a way of its own, which cannot be cut.
+        a note whose `taken` says afterwards whether the model asked `next_seeds` (or `draw_seeds`) for its
+        draws and drew nothing else from the generator. One that did cannot be cut: its next part must go on
+        where the generator is, or noise would repeat.
     """
-    note = _Part(places, total)
+    note = _Part(generator, places, total)
     token = _part.set(note)
     try:
         yield note

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from squint._checks import InputError, InputTypeError, check_images, check_logits, check_number
-from squint._random import default_generator, draw_noise, next_seed, next_seeds
+from squint._random import default_generator, draw_noise, draw_seeds
 from squint.quantize import QuantizedNetwork, quantizers
 
 DEFAULT_CHUNK = 512
@@ -126,7 +126,7 @@ class Ensemble(nn.Module):
         outputs: list[Tensor] = []
         for place, member in enumerate(self.members):
             # Seeds are drawn for every member, noisy or not: what one draws does not depend on the others.
-            seeds, shared = next_seeds(generator, draws), next_seed(generator)
+            seeds, shared = draw_seeds(generator, draws)
             logits = _draws_of(member, x, seeds, shared if stratified else None, self.chunk, features)
             if outputs and logits.shape[-1] != outputs[0].shape[-1]:
                 raise InputError(

@@ -70,7 +70,7 @@ class NoisyLinear(nn.Module):
     ) -> Tensor:
         generator = generator or _random.default_generator()
         self.units.append(draws)
-        seeds, shared = _random.next_seeds(generator, draws), _random.next_seed(generator)
+        seeds, shared = _random.draw_seeds(generator, draws)
         outputs = []
         for weight in self.weight:
             with _random.draw_noise(

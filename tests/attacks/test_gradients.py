@@ -100,6 +100,50 @@ def test_a_model_that_draws_in_its_own_way_has_other_noise_in_every_chunk(
     assert len({tuple(draw) for draw in z.flatten(1).tolist()}) == 6
 
 
+@pytest.mark.parametrize("chunk", [2, 4])
+@pytest.mark.parametrize("way", ["seeds and values", "seeds for members", "a seed for all"])
+def test_no_noise_repeats_in_a_model_that_draws_more_than_its_seeds(
+    batch: tuple[Tensor, Tensor], way: str, chunk: int
+) -> None:
+    x, y = batch
+
+    class Mixed:
+        """Takes seeds as an ensemble does, and its noise otherwise."""
+
+        def member_logits(
+            self,
+            x: Tensor,
+            draws: int = 1,
+            *,
+            generator: torch.Generator | None = None,
+            stratified: bool = False,
+        ) -> Tensor:
+            del stratified
+            assert generator is not None
+            source, count = generator, draws
+            if way == "seeds for members":
+                # As many as there may be draws in a chunk.
+                count = 2
+            seeds = _random.next_seeds(generator, count)
+            if way == "seeds for members":
+                source = torch.Generator().manual_seed(seeds[0])
+            elif way == "a seed for all":
+                source = torch.Generator().manual_seed(_random.next_seed(generator))
+            noise = torch.rand(draws, 1, len(x), CLASSES, generator=source)
+            return noise * x.sum()
+
+    units, goal = Units(Mixed(), y, 7, chunk=chunk), objective("mean_ce", y)
+    z = units.logits(x, 0)
+    assert len({tuple(draw) for draw in z.flatten(1).tolist()}) == 7
+    # The second pass meets the noise of the first.
+    leaf = x.clone().requires_grad_()
+    wanted = goal((z / x.sum() * leaf.sum()).double())
+    found = units.gradient(x, goal, 0)
+    torch.testing.assert_close(found[0], wanted.detach())
+    slope = torch.autograd.grad(wanted.sum(), leaf)[0]
+    torch.testing.assert_close(found[1].float(), slope, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("stratified", [False, True])
 def test_pooled_gradient_estimates_the_gradient_of_the_expectation(stratified: bool) -> None:
     # Two classes, one pixel, gain g: the mean over u in (−½, ½) of sigmoid(g·(x + 2u)) has the derivative

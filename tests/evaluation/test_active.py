@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 import squint
 from squint import InputError, attacks
+from squint._checks import parse_fraction
 from squint.attacks.gradients import AnyModel
-from squint.evaluation.active import active_tests, noisy_control
+from squint.evaluation.active import LARGEST_RADIUS, _deployed, _notes, active_tests, noisy_control
+from squint.evaluation.active_findings import judge_planted
 from squint.evaluation.planted import plant
-from squint.evaluation.scoring import score
+from squint.evaluation.scoring import deployed_draws, score
 from squint.evaluation.white_box import WhiteBox
 from tests.evaluation.graveyard import nets
+from tests.evaluation.ladder_models import Coin, small_ensemble
 
 WEAK = WhiteBox(steps=3, eot=1)
 
@@ -49,6 +52,91 @@ def test_a_sound_attack_passes_on_an_honest_model(name: str, eot: int) -> None:
     assert result.convergence_gain is not None
     assert result.convergence_gain < 0.01
     assert result.control_accuracy == pytest.approx(0.0, abs=0.01)
+    assert result.control_bare is not None
+    assert result.control_bare <= 0.05
+    assert result.control_eps is not None
+    assert result.notes == ()
+
+
+def test_the_control_of_an_attack_that_does_nothing_says_nothing() -> None:
+    """Behind noise and without it the network keeps the same: at no radius does that speak for the attack."""
+    net = nets.undefended()
+    result = active_tests(
+        net, nets.images(20), nets.EPS, seed=0, attack=lazy, undefended=net, planted=1, resubmissions=4
+    )
+    (finding,) = [each for each in result.findings if "control" in each.kind]
+    assert finding.kind == "control_uninformative"
+    assert finding.measured == {
+        "noisy": result.control_accuracy, "bare": result.control_bare, "eps": result.control_eps
+    }  # fmt: skip
+    assert result.control_bare is not None
+    assert result.control_bare > 0.05
+    assert parse_fraction("eps", result.control_eps or 0.0) == pytest.approx(LARGEST_RADIUS, abs=1e-3)
+
+
+def test_the_control_is_asked_where_the_bare_network_falls() -> None:
+    """At a radius that leaves the bare network much, noise that holds the attack up would not be seen."""
+
+    def stopped_by_noise(
+        model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        attack = lazy if isinstance(model, squint.Ensemble) else WEAK
+        return attack(model, x, y, eps, generator)
+
+    net = nets.undefended()
+    for attack, found in ((WEAK, False), (stopped_by_noise, True)):
+        result = active_tests(
+            net, nets.images(20), "1/255", seed=0, attack=attack, undefended=net, planted=1, resubmissions=4
+        )
+        assert ("noise_control" in {finding.kind for finding in result.findings}) == found
+        assert result.control_bare is not None
+        assert result.control_bare <= 0.05
+        assert result.control_eps not in (None, "1/255")
+
+
+def test_too_small_a_share_of_sound_points_is_no_test() -> None:
+    """Which points are sound can hang on the gradient: those left may be the ones that any attack finds."""
+    (finding,) = judge_planted(24, 24, 50)
+    assert finding.kind == "planted_unavailable"
+    assert finding.measured == {"total": 24, "tried": 50, "needed": 25}
+    assert "in 24 of 50 images" in finding.message
+    assert judge_planted(25, 25, 50) == []
+    assert [finding.kind for finding in judge_planted(9, 9, 9)] == ["planted_unavailable"]
+
+
+def test_the_gate_looks_at_every_image_that_is_not_retired() -> None:
+    """An image of which 70 % of deployments err still has 30 % to lose."""
+    model = Coin(0.7)
+    x, y = torch.full((40, 1, 2, 2), 0.4), torch.zeros(40, dtype=torch.int64)
+    reached: list[int] = []
+
+    def counted(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        del model, y, eps, generator
+        reached.append(len(x))
+        return x
+
+    active_tests(
+        model, (x, y), 0.1, seed=0, attack=lazy, doubled=counted, planted=1, draws=1, resubmissions=64,
+        images=40, found=x,
+    )  # fmt: skip
+    assert reached == [40]
+
+
+def test_attacks_are_asked_under_the_deployed_rule() -> None:
+    model = small_ensemble(2)
+    own = model.draws
+    alike = _deployed(model, own + 3)
+    assert (deployed_draws(alike), deployed_draws(model)) == (own + 3, own)
+    assert isinstance(alike, squint.Ensemble)
+    assert alike.members is model.members
+    assert _deployed(model, own) is model
+
+
+def test_planted_copies_with_more_draws_are_said_beside_the_figure() -> None:
+    assert _notes(4, 4) == ()
+    (note,) = _notes(16, 4)
+    assert "up to 16 draws" in note
+    assert "from the 4" in note
 
 
 def test_an_attack_that_does_nothing_fails_all_three() -> None:

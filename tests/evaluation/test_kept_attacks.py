@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,23 @@ def test_a_stopped_evaluation_goes_on_with_the_batch_that_it_was_at(calls: int, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AttackSetting, "run", lambda *_, **__: pytest.fail("was attacked again"))
         assert same(attacked(ens, folder=tmp_path), wanted)
+
+
+def test_seconds_are_those_of_the_runs_that_computed(tmp_path: Path) -> None:
+    def seconds() -> list[float | None]:
+        report = evaluate(model(), data(), RADII, ATTACKS, resubmissions=8, batch_size=3, folder=tmp_path)
+        return [record.seconds for record in report.records]
+
+    first = seconds()
+    assert all(taken for taken in first)
+    assert seconds() == first
+    # Batches 3 to 5 are those of the first attack, after three of clean images.
+    for batch in range(3, 6):
+        path = tmp_path / f"batch-{batch:05d}.json"
+        note = json.loads(path.read_text())
+        note["outcome"]["seconds"] = 1000.0 + batch
+        path.write_text(json.dumps(note))
+    assert seconds() == [3012.0, *first[1:]]
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,44 @@ def test_standard_keeps_within_20000_gradients() -> None:
     assert targeted + apgd + pgd + members + paths + black_box <= 20_000
 
 
+@pytest.mark.parametrize("members", [1, 8])
+def test_standard_keeps_within_20000_gradients_with_a_source(members: int) -> None:
+    """Each member is a source, and so are the twin and a further model; no move is left out."""
+    model, x, y = NoisyLinear(members, 16, 4, 0.1), *linear()[1:]
+    own = [f"member {i}" for i in range(members if members > 1 else 0)]
+    on = replace(assault(model, x, y), members=members, sources=dict.fromkeys((*own, TWIN, "other"), model))
+    spent = 0
+    for rung in STANDARD.rungs:
+        for place, move in enumerate(rung.moves):
+            meter = Meter()
+            if move.attack in ("view_pgd", "spsa", "square"):
+                # Layers in turn share the steps; this model has none. Searches use no gradients.
+                spent += move.steps * move.eot if move.attack == "view_pgd" else 0
+                continue
+            attack(replace(move, eot=1), place, on, meter)
+            spent += meter.gradients * move.eot
+    assert 18_000 < spent <= 20_000
+
+
+def test_last_iterates_are_reached_by_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def noted(name: str) -> object:
+        return lambda *given, **settings: seen.update({name: settings["final_step_size"]}) or given[1]
+
+    for name in ("pgd", "member_pgd", "spsa"):
+        monkeypatch.setattr(f"squint.attacks.{name}", noted(name))
+        attack(Move(name, 4, 2), 0, assault(*linear()), Meter())
+    assert seen == dict.fromkeys(("pgd", "member_pgd", "spsa"), 0.05 / 100)
+
+
 @pytest.mark.slow
 def test_standard_runs_every_kind_of_attack() -> None:
     model, x, y = safe_images(1)
     found = climb(model, x, y, 1e-4, STANDARD, sources={"a": small_ensemble(1, seed=1), "b": model})
     assert 15_000 < int(found.gradients) <= 20_000
     assert all(run.survivors == 1 and not run.skipped for run in found.rungs), "all six rungs ran whole"
-    assert found.rungs[4].forwards >= 2 * 64 * 10 * 4, "SPSA"
-    assert found.rungs[5].forwards >= 500 * 20, "Square"
+    assert found.rungs[5].forwards >= 2 * 64 * 10 * 4 + 500 * 20, "SPSA and Square"
 
 
 def test_presets_hold_the_protocols_rungs() -> None:

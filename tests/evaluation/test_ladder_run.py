@@ -101,7 +101,7 @@ def test_a_batch_that_was_half_written_is_done_again(tmp_path: Path) -> None:
         ({"draws": 2}, "draws"),
         ({"batch_size": 2}, "batch_size"),
         ({"sources": {"other": NoisyPair(seed=1)}}, "sources"),
-        ({"data": pair_data(NoisyPair(), 3, margin=0.41)}, "data"),
+        ({"data": pair_data(NoisyPair(), 3, margin=0.41)}, "data, model"),
         ({"model": NoisyPair(seed=2)}, "model"),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     model = NoisyPair()
     data = pair_data(model, 2, margin=0.4)
     (tmp_path / "configuration.json").write_text("[1]")
-    with pytest.raises(InputError, match="no configuration of format 1"):
+    with pytest.raises(InputError, match="no configuration of format 2"):
         small_run(model, data, folder=tmp_path)
     (tmp_path / "configuration.json").unlink()
     small_run(model, data, folder=tmp_path, known=False)

@@ -113,8 +113,9 @@ def attacks(folder: Path) -> list[Reader]:
 
     def read() -> None:
         again = KeptAttacks(place, lambda: {"system": SYSTEM}, 1)
-        _, found = again.part(1, 0, lambda: (images(3), scores))
+        (_, found), seconds = again.part(1, 0, lambda: (images(3), scores))
         assert found.accuracy <= 1
+        assert 0 <= seconds < float("inf")
 
     return [Reader("attacks", place, tuple(sorted(place.iterdir())), read)]
 

@@ -44,7 +44,8 @@ class Units:
         draws: single draws per evaluation (the attacks' `eot`).
         stratified: Latin-hypercube noise over the draws.
         chunk: draws whose graph is held in memory at once; None holds all of them. It changes no draw's noise
-            where a model with `member_logits` takes its seeds as `squint.Ensemble` does.
+            where a model with `member_logits` draws nothing from its generator but seeds, as
+            `squint.Ensemble` does.
         targets: target classes (batch,), checked as the labels are.
 
     Raises:
@@ -134,17 +135,26 @@ class Units:
         """Return the logits of all draws, and the generator's state from which each chunk began.
 
         Every chunk begins where the first did and takes its own of all the draws' seeds: how the draws are
-        cut changes no noise. A model that draws without `next_seeds` goes on where the last chunk ended, or
-        all of its chunks would be alike.
+        cut changes no noise. A model that draws anything else than seeds by `next_seeds` goes on where the
+        last chunk ended, or its chunks would have noise in common.
         """
         generator = torch.Generator().manual_seed(seed)
         first = generator.get_state()
-        states, parts = [], []
+        states: list[Tensor] = []
+        parts: list[Tensor] = []
+        after, cuts = first, True
         for part in _chunks(draws, self.chunk):
             states.append(generator.get_state())
             z, cut = self._forward(x, generator, part, draws, seed)
+            if cuts and not cut and parts:
+                # Not like the chunks before: what they drew is not drawn again.
+                generator.set_state(after)
+                states[-1] = after
+                z, _ = self._forward(x, generator, part, draws, seed)
             parts.append(z)
-            if cut:
+            cuts = cuts and cut
+            if cuts:
+                after = generator.get_state()
                 generator.set_state(first)
         z = torch.cat(parts)
         if not self._seen:
@@ -157,7 +167,7 @@ class Units:
         """Return the logits of some of `total` draws, and whether their seeds were cut from all."""
         if isinstance(self.model, HasMemberLogits):
             extra = {"stratified": True} if self.stratified else {}
-            with _random.part_of_draws(part, total) as note:
+            with _random.part_of_draws(generator, part, total) as note:
                 z = self.model.member_logits(x, draws=len(part), generator=generator, **extra)
             if z.ndim != 4 or z.shape[0] != len(part) or z.shape[2] != len(x):
                 raise InputError(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from squint import _random
 from squint._checks import HasMemberLogits, check_number, need_members
-from squint.attacks.geometry import Ball
+from squint.attacks.geometry import Ball, step_sizes
 from squint.attacks.gradients import Units, evaluation_mode
 from squint.attacks.incumbent import best_of
 from squint.attacks.objectives import objective
@@ -23,6 +23,7 @@ def member_pgd(
     norm: str = "linf",
     steps: int = 50,
     step_size: float | None = None,
+    final_step_size: float | None = None,
     restarts: int = 1,
     eot: int = 1,
     loss: str = "margin",
@@ -49,7 +50,10 @@ def member_pgd(
     goal = objective(loss, y)
     check_number("steps", steps, 1, whole=True)
     check_number("restarts", restarts, 1, whole=True)
-    size = eps / 4 if step_size is None else check_number("step_size", step_size, 0.0)
+    first = eps / 4 if step_size is None else check_number("step_size", step_size, 0.0)
+    if final_step_size is not None:
+        check_number("final_step_size", final_step_size, 0.0, open_low=True)
+    sizes = step_sizes(first, final_step_size, steps)
     generator = generator or _random.default_generator()
 
     def each(logits: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ def member_pgd(
 
     with evaluation_mode(model):
         points = [
-            ascend(gradient, ball, ball.first_point(r, start, random_start, generator), [size] * steps)
+            ascend(gradient, ball, ball.first_point(r, start, random_start, generator), sizes)
             for r in range(restarts)
         ]
         return best_of(units, points, generator)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from squint import _random
 from squint._checks import check_number
-from squint.attacks.geometry import Ball, per_example
+from squint.attacks.geometry import Ball, per_example, step_sizes
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_found
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
@@ -25,6 +25,7 @@ def spsa(
     norm: str = "linf",
     steps: int = 50,
     step_size: float | None = None,
+    final_step_size: float | None = None,
     directions: int = 64,
     radius: float = 0.01,
     eot: int = 1,
@@ -55,7 +56,10 @@ def spsa(
     check_number("directions", directions, 1, whole=True)
     check_number("radius", radius, 0.0, open_low=True)
     check_number("momentum", momentum, 0.0)
-    size = eps / 4 if step_size is None else check_number("step_size", step_size, 0.0)
+    first = eps / 4 if step_size is None else check_number("step_size", step_size, 0.0)
+    if final_step_size is not None:
+        check_number("final_step_size", final_step_size, 0.0, open_low=True)
+    sizes = step_sizes(first, final_step_size, steps)
     generator = generator or _random.default_generator()
 
     def estimate(point: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,4 +82,4 @@ def spsa(
 
     with evaluation_mode(model):
         begin = ball.first_point(0, start, random_start, generator)
-        return ascend(estimate, ball, begin, [size] * steps, momentum=momentum)
+        return ascend(estimate, ball, begin, sizes, momentum=momentum)

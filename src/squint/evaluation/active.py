@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from squint import data as D
-from squint._checks import InputError, check_number, parse_fraction
+from squint._checks import InputError, check_number, format_fraction, parse_fraction
 from squint._random import derive_generator, derive_seed
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
 from squint.ensemble import Ensemble
-from squint.evaluation.active_findings import judge_control, judge_gain, judge_planted
+from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted
+from squint.evaluation.ladder import RETIRED
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
@@ -22,6 +24,8 @@ from squint.evaluation.white_box import Attack, WhiteBox
 from squint.quantize import StochasticQuantizer
 
 SURVIVORS = 200
+LARGEST_RADIUS = 0.5
+"""Where the control's radius stops growing: all images can be made the same grey one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class ActiveTests:
             as the model's own unless noise hid points from those.
         convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
         control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
+        control_bare: accuracy left to it without the noise.
+        control_eps: radius of both, written as a fraction: the first of eps, 2 eps, 4 eps ... up to ½ at
+            which the network without noise keeps no more than 5 %.
+        notes: what a reader of the figure should know, in words; nothing that speaks against it.
         passed: at least 95 % of the planted points were found, the gate was passed, and so was the control
             where there is one.
         findings: what failed, or could not be run.
@@ -49,6 +57,9 @@ class ActiveTests:
     control_accuracy: float | None
     passed: bool
     findings: tuple[Finding, ...]
+    control_bare: float | None = None
+    control_eps: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def active_tests(
@@ -105,22 +116,50 @@ def active_tests(
     all_x, all_y = all_x.to(device), all_y.to(device)
     x, y = all_x[:images], all_y[:images]
     trial = _Trial(attack, eps, seed, deployed_draws(model) if draws is None else draws, resubmissions)
-    findings = []
+    findings, tried = [], len(x[:planted])
+    model = _deployed(model, trial.draws)
     with evaluation_mode(model), nan_reported():
         hits, total, most = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
-        findings += judge_planted(hits, total)
+        findings += judge_planted(hits, total, tried)
         gate = (x, y) if found is None else (all_x[: len(found)], all_y[: len(found)])
         gain = None if doubled is None else trial.gain(model, *gate, doubled, batch_size, found)
     findings += judge_gain(gain)
-    control = None
+    noisy = bare = radius = None
     if undefended is not None:
         with evaluation_mode(undefended), nan_reported():
-            control, bare = (
-                trial.accuracy(net, x, y, batch_size) for net in (noisy_control(undefended), undefended)
-            )
-        findings += judge_control(control, bare)
-    tried = len(x[:planted])
-    return ActiveTests(hits, total, tried, most, gain, control, not findings, tuple(findings))
+            noisy, bare, radius = trial.control(undefended, x, y, batch_size)
+        findings += judge_control(noisy, bare, radius)
+    return ActiveTests(
+        hits,
+        total,
+        tried,
+        most,
+        gain,
+        noisy,
+        not findings,
+        tuple(findings),
+        bare,
+        None if radius is None else format_fraction(radius),
+        _notes(most, trial.draws),
+    )
+
+
+def _notes(most: int, draws: int) -> tuple[str, ...]:
+    if most <= draws:
+        return ()
+    return (
+        f"points were planted in copies that answer by the mean of up to {most} draws, since noise hides them"
+        f" from the {draws} that are deployed",
+    )
+
+
+def _deployed(model: AnyModel, draws: int) -> AnyModel:
+    """Return the model, its parts shared, with `draws` as its own: attacks then select as it is deployed."""
+    if not isinstance(model, nn.Module) or getattr(model, "draws", None) == draws:
+        return model
+    alike = copy.copy(model)
+    cast(Any, alike).draws = draws
+    return cast(AnyModel, alike)
 
 
 def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
@@ -208,7 +247,8 @@ class _Trial:
                 point = self.points(self.attack, model, part, labels, "gate", first)
             else:
                 point = found[first : first + len(part)].to(part)
-            survives = self.score(model, point, labels, "gate", "survivors", first).correct > 0.5
+            # As the ladder retires an image, not where it counts as broken: half-broken ones can lose more.
+            survives = self.score(model, point, labels, "gate", "survivors", first).correct > 1 - RETIRED
             return point.cpu(), survives
 
         before, survives = zip(*sharded(-(-len(x) // batch), first_time, "convergence gate"), strict=True)
@@ -231,6 +271,15 @@ class _Trial:
 
         losses = torch.cat(sharded(-(-len(chosen) // batch), lost, "convergence gate, doubled"))
         return float(losses.mean()) * len(survivors) / len(x)
+
+    def control(self, undefended: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[float, float, float]:
+        """Return the accuracy behind 8-bit noise, the one without, and the radius of both."""
+        trial = self
+        bare = trial.accuracy(undefended, x, y, batch)
+        while bare > CONTROL_LEFT and trial.eps < LARGEST_RADIUS:
+            trial = replace(trial, eps=min(2 * trial.eps, LARGEST_RADIUS))
+            bare = trial.accuracy(undefended, x, y, batch)
+        return trial.accuracy(noisy_control(undefended, self.draws), x, y, batch), bare, trial.eps
 
     def accuracy(self, model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
         """Return the accuracy under the attack."""

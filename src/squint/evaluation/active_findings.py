@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
+from squint._checks import format_fraction
 from squint.evaluation.records import Finding
 
 PLANTED_SHARE = 0.95
 FEWEST_PLANTED = 10
 """Planted points without which the share found says nothing."""
+SOUND_SHARE = 0.5
+"""Share of the images tried in which a point must be sound. Unsound ones leave the count, and whether a point
+is sound can hang on the gradient: those left could be the ones that any attack finds."""
 LARGEST_GAIN = 0.01
 CONTROL_LEFT = 0.05
 """Accuracy that the control may keep: an undefended network behind 8-bit noise goes to about nothing."""
 
 
-def judge_planted(found: int, total: int) -> list[Finding]:
+def judge_planted(found: int, total: int, tried: int) -> list[Finding]:
     """Return a finding if too few points could be planted, or less than 95 % of them were found."""
-    if total < FEWEST_PLANTED:
+    needed = max(FEWEST_PLANTED, math.ceil(SOUND_SHARE * tried))
+    if total < needed:
         return [
             Finding(
                 "planted_unavailable",
-                f"{total} adversarial points could be planted; needed: {FEWEST_PLANTED}. There are too "
-                "few images, no linear layer to refit, or noise that hides one corner of the ball",
-                {"total": total, "needed": FEWEST_PLANTED},
+                f"adversarial points could be planted in {total} of {tried} images; needed: {needed}. There "
+                "are too few images, no linear layer to refit, or noise that hides one corner of the ball",
+                {"total": total, "tried": tried, "needed": needed},
             )
         ]
     if found >= PLANTED_SHARE * total:
@@ -52,16 +59,25 @@ def judge_gain(gain: float | None) -> list[Finding]:
     ]
 
 
-def judge_control(noisy: float, bare: float) -> list[Finding]:
-    """Return a finding if noise that defends nothing keeps accuracy that the bare network loses."""
-    # At a radius that leaves the bare network much, the noise may leave as much, but not more.
+def judge_control(noisy: float, bare: float, eps: float) -> list[Finding]:
+    """Return a finding if noise that defends nothing keeps accuracy, or the bare network keeps it too."""
+    if bare > CONTROL_LEFT:
+        # Noise cannot be seen to hold an attack up that leaves the bare network standing.
+        return [
+            Finding(
+                "control_uninformative",
+                f"the attack leaves an undefended network {bare:.1%} at eps {format_fraction(eps)}; needed "
+                f"for the noise control: {CONTROL_LEFT:.0%}",
+                {"noisy": noisy, "bare": bare, "eps": format_fraction(eps)},
+            )
+        ]
     if noisy <= max(bare + LARGEST_GAIN, CONTROL_LEFT):
         return []
     return [
         Finding(
             "noise_control",
-            f"an undefended network behind 8-bit input noise keeps {noisy:.1%}, without noise {bare:.1%}: "
-            "the attack is held up by noise that defends nothing",
-            {"noisy": noisy, "bare": bare},
+            f"at eps {format_fraction(eps)} an undefended network behind 8-bit input noise keeps {noisy:.1%},"
+            f" without noise {bare:.1%}: the attack is held up by noise that defends nothing",
+            {"noisy": noisy, "bare": bare, "eps": format_fraction(eps)},
         )
     ]

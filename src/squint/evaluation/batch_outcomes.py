@@ -14,16 +14,23 @@ from torch import Tensor, nn
 
 from squint._checks import InputError
 from squint._files import read_json, write_json
+from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
 from squint.evaluation.arrays import Array, read_npz, write_npz
 
-FORMAT = 1
+FORMAT = 2
 CONFIGURATION = "configuration.json"
+_SHOWN = 4
+"""Images on which a model's outputs are looked at, and as many of noise."""
+_TORCH = "torch.nn."
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def digest(*parts: object) -> str:
     """Return a hash of tensors, modules and plain values; equal contents give equal hashes.
 
-    A module counts with its type, its printed form (which names every quantizer's settings) and its state.
+    A module counts with its type, its printed form (which names every quantizer's settings), its state, and
+    what torch's own layers do not print of their settings. Of another callable only the type counts:
+    `model_digest` looks at what it does.
     """
     found = hashlib.sha256()
     for part in parts:
@@ -35,13 +42,63 @@ def digest(*parts: object) -> str:
             found.update(repr(part).encode())
             for name, tensor in part.state_dict().items():
                 found.update(f"{name}:{digest(tensor)}".encode())
+            for name, layer in part.named_modules():
+                if type(layer).__module__.startswith(_TORCH):
+                    found.update(f"{name}:{_settings(layer)}".encode())
         elif isinstance(part, str | int | float | bool | None):
             found.update(repr(part).encode())
         else:
-            # Other callables cannot be looked into: their kind is all that a hash can hold.
             found.update(type(part).__qualname__.encode())
         found.update(b"\x1f")
     return found.hexdigest()
+
+
+def model_digest(model: AnyModel, images: Tensor, device: torch.device) -> str:
+    """Return a hash by which kept outcomes of a model are told from another's.
+
+    Networks of torch's and squint's own layers are their `digest`, on any machine. What others do is not in
+    their state: of them, outputs count too, on some of the images and on noise, under fixed seeds. A module
+    whose outputs differ from call to call is its `digest` alone.
+
+    Args:
+        model: a network, or any callable returning logits; left as it was found.
+        images: images (n, ...) in [0, 1].
+        device: of the model.
+
+    Raises:
+        squint.InputError: the model is a function or object, no module, that cannot be made to repeat its
+            outputs.
+    """
+    if isinstance(model, nn.Module) and all(_is_known(part) for part in model.modules()):
+        return digest(model)
+    shown = images[:_SHOWN]
+    dots = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0), dtype=shown.dtype)
+    x = torch.cat([shown, dots.to(shown.device)]).to(device)
+    units = Units(model, torch.zeros(len(x), dtype=torch.int64, device=device), 2)
+    # Draws of the model's own from torch's generator are not to be missing later.
+    with evaluation_mode(model), nan_reported(), torch.random.fork_rng(devices=[]):
+        first, again = (digest(units.logits(x, 0).float()) for _ in range(2))
+    if first == again:
+        return digest(model, first)
+    if isinstance(model, nn.Module):
+        return digest(model)
+    raise InputError(
+        f"the model is a {type(model).__name__} whose outputs differ between two calls under one seed, so "
+        "its outcomes cannot be kept in a folder; allowed: no folder, a torch.nn.Module, or noise from "
+        "member_logits(generator=...)"
+    )
+
+
+def _is_known(part: nn.Module) -> bool:
+    hooks = any(getattr(part, name) for name in _HOOKS)
+    return type(part).__module__.startswith((_TORCH, "squint.")) and not hooks and "forward" not in vars(part)
+
+
+def _settings(layer: nn.Module) -> str:
+    """Return the plain public attributes of a layer, in order of their names."""
+    plain = (int, float, bool, str, tuple, type(None))
+    held = {key: value for key, value in vars(layer).items() if isinstance(value, plain)}
+    return repr(sorted((key, value) for key, value in held.items() if key[0] != "_" and key != "training"))
 
 
 class BatchOutcomes:

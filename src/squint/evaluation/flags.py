@@ -17,6 +17,7 @@ from torch import Tensor
 from squint._checks import InputError, format_fraction
 from squint.evaluation.budgets import Rung
 from squint.evaluation.records import Finding
+from squint.evaluation.rungs import SPENT
 
 POINT = 0.01
 """How far one accuracy may lie above another before the difference is looked at."""
@@ -154,6 +155,20 @@ def late_falls(broken_by: Tensor, rungs: Sequence[Rung]) -> list[Finding]:
                 )
             )
     return findings
+
+
+def moves_skipped(reasons: Sequence[str]) -> list[Finding]:
+    """Return a finding if moves were not run because the budget's gradients were spent, given the reasons."""
+    spent = [reason for reason in reasons if reason.endswith(SPENT)]
+    if not spent:
+        return []
+    return [
+        Finding(
+            "moves_skipped",
+            f"{len(spent)} moves of the ladder were not run on all images: {'; '.join(spent)}",
+            {"moves": spent},
+        )
+    ]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode
 from squint.data.corruptions import STRENGTHS
 from squint.ensemble import Ensemble
-from squint.evaluation.batch_outcomes import digest
+from squint.evaluation.batch_outcomes import digest, model_digest
 from squint.evaluation.machine import Fitting
 from squint.evaluation.plane_kept import KeptRows
 from squint.evaluation.plane_points import check_estimators, plane_rows
@@ -160,8 +160,8 @@ def information_plane(
             folder,
             lambda: {
                 "system": system,
-                "model": digest(ens),
-                "sources": [digest(source) for source in sources],
+                "model": model_digest(ens, images, device),
+                "sources": [model_digest(source, images, _device(source)) for source in sources],
                 "data": digest(images, labels),
                 "settings": [[threat.name, asdict(setting)] for threat, setting in settings],
                 "budget": asdict(budget),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,10 @@ class KeptAttacks:
         self._store = None if folder is None else BatchOutcomes(folder, configuration())
         self._batches = batches
 
-    def part(self, turn: int, batch: int, compute: Callable[[], Part]) -> Part:
+    def part(self, turn: int, batch: int, compute: Callable[[], Part]) -> tuple[Part, float]:
         """Return a batch's part from its files, or as `compute` gives it, which is then kept.
+
+        With it come the seconds that it took when it was computed.
 
         Args:
             turn: 0 for clean images, k for the k-th attack and radius.
@@ -48,7 +52,7 @@ class KeptAttacks:
             squint.InputError: the files are damaged or not this batch's.
         """
         if self._store is None:
-            return compute()
+            return _timed(compute)
         place = turn * self._batches + batch
         found = self._store.load(place)
         if found is not None:
@@ -58,24 +62,39 @@ class KeptAttacks:
                 raise InputError(
                     f"batch {place} in {self._store.folder} holds no outcome of an attack: remove that folder"
                 ) from None
-        part = compute()
-        self._store.save(place, *_written(*part))
-        return part
+        part, seconds = _timed(compute)
+        self._store.save(place, *_written(*part, seconds))
+        return part, seconds
 
 
-def _written(points: Tensor | None, scores: Scores) -> tuple[dict[str, Array], dict[str, Any]]:
+def _timed(compute: Callable[[], Part]) -> tuple[Part, float]:
+    started = time.perf_counter()
+    part = compute()
+    return part, time.perf_counter() - started
+
+
+def _written(
+    points: Tensor | None, scores: Scores, seconds: float
+) -> tuple[dict[str, Array], dict[str, Any]]:
     tensors = {"points": points, "errors": scores.errors, "single_errors": scores.single_errors}
     tensors["nan"] = scores.nan
-    plain = {"resubmissions": scores.resubmissions, "draws": scores.draws, "random": scores.random}
+    counts = {"resubmissions": scores.resubmissions, "draws": scores.draws, "random": scores.random}
+    plain = {**counts, "seconds": seconds}
     return {name: as_array(held) for name, held in tensors.items() if held is not None}, plain
 
 
-def _read(arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> Part:
+def _read(arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> tuple[Part, float]:
     held = {name: torch.from_numpy(array) for name, array in arrays.items()}
     counts = plain["resubmissions"], plain["draws"]
-    if any(type(count) is not int or count < 1 for count in counts) or type(plain["random"]) is not bool:
+    if (
+        any(type(count) is not int or not 1 <= count < 2**31 for count in counts)
+        or type(plain["random"]) is not bool
+    ):
         raise ValueError
     scores = Scores(
         held["errors"], counts[0], held["single_errors"], counts[1], plain["random"], held.get("nan")
     )
-    return held.get("points"), scores
+    seconds = plain["seconds"]
+    if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
+        raise ValueError
+    return (held.get("points"), scores), seconds

@@ -25,7 +25,7 @@ from squint.evaluation.frozen import frozen
 from squint.evaluation.machine import full_float32, in_memory
 from squint.evaluation.metering import Meter
 from squint.evaluation.moves import attack
-from squint.evaluation.rungs import Assault, obstacle, own_sources
+from squint.evaluation.rungs import SPENT, Assault, obstacle, own_sources
 from squint.evaluation.scoring import deployed_draws, is_random
 from squint.evaluation.selection import DEPLOYED, SINGLE, Kept, error_share, rule_margins
 
@@ -59,11 +59,13 @@ def climb(
     Every rung starts from the best points so far and from one random start. Its candidates and the points
     kept so far are then compared, for each scoring rule, on one bank of noise of the selection stream that is
     new for each rung. An image is retired only when 90 % of the bank's resubmissions err and so do 90 % of as
-    many fresh ones, under the deployed rule; the point kept for the single-draw rule then stays as it is.
+    many fresh ones, under the deployed rule; the point kept for the single-draw rule then stays as it is,
+    so that the accuracy of single draws is an upper bound: no rung after that looks for a worse point.
 
     The attack and selection streams derive from `seed`, `system`, budget, eps and `batch`; nothing here
     touches the score stream. When memory runs out, `chunk` is halved and the rung repeated with the same
-    seeds. The chunk changes no draw's noise (`squint.attacks.gradients.Units`), so the result is the same but
+    seeds. The chunk changes no draw's noise of a model that draws only seeds from its generator, as
+    `squint.Ensemble` does (`squint.attacks.gradients.Units`), so the result is the same but
     for rounding.
 
     Args:
@@ -120,14 +122,18 @@ def as_attack(
     *,
     sources: Mapping[str, AnyModel] | None = None,
     chunk: int | None = None,
+    draws: int | None = None,
 ) -> Callable[[AnyModel, Tensor, Tensor, float, torch.Generator], Tensor]:
     """Return the climb as an attack (model, x, y, eps, generator) -> the deployed rule's worst points.
 
-    For active tests of the ladder itself; the streams derive from one seed that the generator gives.
+    For active tests of the ladder itself; the streams derive from one seed that the generator gives. `draws`
+    are those of the deployed rule for models without `draws` of their own, which planted copies have.
     """
 
     def run(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        found = climb(model, x, y, eps, budget, seed=next_seed(generator), sources=sources, chunk=chunk)
+        rule = None if hasattr(model, "draws") else draws
+        seed = next_seed(generator)
+        found = climb(model, x, y, eps, budget, seed=seed, draws=rule, sources=sources, chunk=chunk)
         return found.points[DEPLOYED]
 
     return run
@@ -224,7 +230,7 @@ class _State:
         for place, move in enumerate(rung.moves):
             reason = obstacle(move, assault)
             if limit is not None and spent + meter.gradients >= limit:
-                reason = f"{move.attack}: the {limit:,} gradients are spent"
+                reason = f"{move.attack}: the {limit:,} {SPENT}"
             if reason is not None:
                 skipped.append(reason)
                 continue

@@ -16,10 +16,11 @@ from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import active_tests
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
-from squint.evaluation.flags import late_falls
+from squint.evaluation.flags import late_falls, moves_skipped
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
 from squint.evaluation.ladder_run import DONE, run_ladder
+from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs
 from squint.evaluation.preflight import preflight
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
@@ -115,9 +116,14 @@ def ladder_report(
         )
         clean = result.clean.correct
         found = result.climb.points[DEPLOYED]
-        flags, tests = _flags(model, (images, labels), radius, budget, seed, draws, sources, found, ceilings)
+        held = min((run.chunk for run in result.climb.rungs if run.chunk is not None), default=None)
+        flags, tests = _flags(
+            model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held
+        )
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
         flags += late_falls(result.climb.broken_by, budget.rungs)
+        if budget.name in _WITH_ACTIVE_TESTS:
+            flags += moves_skipped([reason for run in result.climb.rungs for reason in run.skipped])
         tried = (*own_sources(model), *(sources or {}))
         record = _record(result, budget, system, eps, seed, tier, flags, tried)
         record.details.update(tests)
@@ -139,12 +145,15 @@ def _flags(
     sources: Mapping[str, AnyModel] | None,
     found: Tensor,
     ceilings: Mapping[float, float | None] | None,
+    held: int | None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Return what speaks against the figure, preflight and active tests or their absence, and their measures.
 
     `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
-    that none may beat. Without sources the model's own members and twin are transferred from.
+    that none may beat. Without sources the model's own members and twin are transferred from. `held` is how
+    many draws at once the ladder found to fit into memory, None for all.
     """
+    fitting = Fitting(draws=held)
     asks = {move.attack for rung in budget.rungs for move in rung.moves}
     flags = preflight(
         model,
@@ -155,6 +164,7 @@ def _flags(
         ceilings=ceilings,
         draws=draws,
         found=None if asks & _BLACK_BOXES else found,
+        fitting=fitting,
     )
     if len(found) < FEWEST_IMAGES:
         flags.append(_too_few(len(found)))
@@ -163,18 +173,19 @@ def _flags(
     undefended = _undefended(sources or {})
     if undefended is None:
         flags.append(_NO_CONTROL)
-    tests = active_tests(
-        model,
-        data,
-        eps,
-        seed=seed,
-        attack=as_attack(budget, sources=sources),
-        doubled=as_attack(budget.doubled(), sources=sources),
-        undefended=undefended,
-        planted_batch=1,
-        draws=draws,
-        found=found,
-    )
+    with fitting.kept(model):
+        tests = active_tests(
+            model,
+            data,
+            eps,
+            seed=seed,
+            attack=as_attack(budget, sources=sources, draws=draws, chunk=fitting.draws),
+            doubled=as_attack(budget.doubled(), sources=sources, draws=draws, chunk=fitting.draws),
+            undefended=undefended,
+            planted_batch=1,
+            draws=draws,
+            found=found,
+        )
     measured = {name: value for name, value in asdict(tests).items() if name != "findings"}
     return [*flags, *tests.findings], {"active_tests": measured}
 

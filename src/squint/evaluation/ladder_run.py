@@ -17,7 +17,7 @@ from squint._checks import HasMemberLogits, InputError, check_number, format_fra
 from squint.attacks.gradients import AnyModel, evaluation_mode
 from squint.data.dataset import to_unit
 from squint.evaluation.arrays import Array
-from squint.evaluation.batch_outcomes import BatchOutcomes, as_array, digest
+from squint.evaluation.batch_outcomes import BatchOutcomes, as_array, digest, model_digest
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.frozen import frozen
 from squint.evaluation.ladder import climb
@@ -113,7 +113,7 @@ def run_ladder(
         )
     images, labels = D.collect(data, limit)
     plan = _Plan(model, radius, budget, system, dict(sources or {}), own, tries, seed, known, counts, chunk)
-    configuration = _configuration(plan, images, labels, batch_size)
+    configuration = _configuration(plan, images, labels, batch_size, kept=folder is not None)
     store = None if folder is None else BatchOutcomes(Path(folder), configuration)
     plan = replace(plan, model=frozen(model))
 
@@ -238,12 +238,21 @@ def _batch(
     return arrays, plain
 
 
-def _configuration(plan: _Plan, images: Tensor, labels: Tensor, batch_size: int) -> dict[str, Any]:
-    """Return what a result depends on, as plain data; `chunk` is the machine's and left out."""
+def _configuration(
+    plan: _Plan, images: Tensor, labels: Tensor, batch_size: int, *, kept: bool
+) -> dict[str, Any]:
+    """Return what a result depends on, as plain data; `chunk` is the machine's and left out.
+
+    Where outcomes are kept in a folder, models are told apart by what they do, too.
+    """
+
+    def known(model: AnyModel) -> str:
+        return model_digest(model, images, device_of(model)) if kept else digest(model)
+
     return {
         "system": plan.system,
-        "model": digest(plan.model),
-        "sources": {name: digest(source) for name, source in plan.sources.items()},
+        "model": known(plan.model),
+        "sources": {name: known(source) for name, source in plan.sources.items()},
         "data": digest(images, labels),
         "n": len(images),
         "eps": format_fraction(plan.eps),

@@ -54,6 +54,22 @@ class Fitting:
         found, self.draws = in_memory(run, self.draws, eot)
         return found
 
+    def both(self, model: object, run: Callable[[int | None], _T], eot: int) -> _T:
+        """Return `run(draws)` with fewer draws at once, then fewer images in the passes without a graph."""
+        return self.forward(model, lambda: self.gradients(run, eot))
+
+    @contextmanager
+    def kept(self, model: object) -> Iterator[None]:
+        """Let an `Ensemble` have no more images in a pass than were found to fit."""
+        if not isinstance(model, Ensemble) or self.rows is None:
+            yield
+            return
+        own, model.chunk = model.chunk, self.rows
+        try:
+            yield
+        finally:
+            model.chunk = own
+
     def forward(self, model: object, run: Callable[[], _T]) -> _T:
         """Return `run()`, begun again with half the images in a pass each time memory runs out.
 

@@ -16,16 +16,19 @@ from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
 from squint.evaluation.flags import Comparison, above_ceilings, credible_share, excesses, rising
 from squint.evaluation.frozen import frozen
-from squint.evaluation.gradient_flags import FIDELITY_DRAWS, fidelity, unfaithful, zero_gradients
+from squint.evaluation.gradient_flags import FIDELITY_DRAWS, Fidelity, fidelity, unfaithful, zero_gradients
+from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
 from squint.evaluation.records import Finding
-from squint.evaluation.scoring import RESUBMISSIONS, deployed_draws, is_random, score
-from squint.evaluation.white_box import Attack, WhiteBox
+from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, is_random, score
+from squint.evaluation.white_box import Attack, Configured, WhiteBox, holding
 
 GREY = 128 / 255
 """A radius at which every image can be turned into one and the same."""
 CIFAR_CEILINGS: Mapping[float, float | None] = {64 / 255: 0.05}
 """What no classifier of CIFAR keeps: 5 % at 64/255."""
+ZERO_DRAWS = 8
+"""Draws of the gradients that are looked for."""
 
 
 def ceilings_of(dataset: str) -> Mapping[float, float | None]:
@@ -51,7 +54,7 @@ class Probes:
         resubmissions: deployments by which each outcome is scored.
         batch_size: images attacked at once; as many, drawn at random, are used for the gradient's fidelity
             and for what is asked of the outputs.
-        chunk: draws whose graph is held in memory at once.
+        chunk: draws whose graph is held in memory at once, halved where memory runs out; None: all.
     """
 
     images: int = 200
@@ -81,6 +84,7 @@ def preflight(
     draws: int | None = None,
     probes: Probes | None = None,
     found: Tensor | None = None,
+    fitting: Fitting | None = None,
 ) -> list[Finding]:
     """Return the red flags of a model and of attacks on it; an empty list says that none was found.
 
@@ -88,7 +92,9 @@ def preflight(
     lower further than the stronger attack (`flags.excesses`, one Holm family); accuracy beyond belief at
     large radii; missing, blocked or unfaithful gradients; dead widths; outputs that are probabilities or
     depend on the batch; a model in training mode. The model is attacked and scored in evaluation mode and
-    left as it was found.
+    left as it was found. Where memory runs out a batch begins again with half the draws at once and then half
+    the images in a pass without graph, which changes no draw; a given attack that is no `WhiteBox` sees to
+    its own.
 
     Args:
         model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
@@ -104,6 +110,7 @@ def preflight(
         probes: what to spend.
         found: points (n, ...) that the white-box attack has found at eps already, in the order of `data`; it
             then runs no more at eps.
+        fitting: what is known to fit into memory, and is told what is found; None: `probes.chunk`.
 
     Raises:
         squint.InputError: a value is out of range or there are fewer than 2 images.
@@ -116,11 +123,11 @@ def preflight(
         raise InputError(f"preflight got {len(images)} image; allowed: 2 or more")
     device = _device(model)
     x, y = images.to(device), labels.to(device)
-    chunk = probes.chunk
-    attack = attack or WhiteBox(chunk=chunk)
+    fitting = Fitting(draws=probes.chunk) if fitting is None else fitting
+    attack = attack or WhiteBox()
     in_training = training_mode(model)
     with evaluation_mode(model), nan_reported():
-        run = _Runs(frozen(model), x, y, seed, draws, probes)
+        run = _Runs(frozen(model), x, y, seed, draws, probes, fitting)
         if found is None:
             white = run.attack(attack, eps, "white box")
         else:
@@ -132,18 +139,25 @@ def preflight(
         # Not the first: data in some order would leave whole classes out.
         shuffled = torch.randperm(len(x), generator=derive_generator(seed, "preflight", "sample"))
         few = shuffled[: probes.batch_size].to(device)
+
+        def faithful(held: int | None) -> Fidelity:
+            return fidelity(model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=held)
+
+        def absent(held: int | None) -> list[Finding]:
+            return zero_gradients(
+                model, x, y, seed=seed, draws=ZERO_DRAWS, chunk=held, batch_size=probes.batch_size
+            )
+
         single = [
             in_training,
-            probability_outputs(model, x[few]),
-            batch_dependence(model, x[few], y[few], seed=seed),
-            unfaithful(
-                fidelity(model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=chunk)
-            ),
+            fitting.forward(model, lambda: probability_outputs(model, x[few])),
+            fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed)),
+            unfaithful(fitting.both(model, faithful, probes.fidelity_draws)),
         ]
         return [
             *(finding for finding in single if finding is not None),
             *dead_widths(model),
-            *zero_gradients(model, x, y, seed=seed, chunk=chunk, batch_size=probes.batch_size),
+            *fitting.both(model, absent, ZERO_DRAWS),
             *above_ceilings(outcomes, labels, limits),
             *excesses(compared),
         ]
@@ -152,17 +166,32 @@ def preflight(
 class _Runs:
     """Attacks on all images in batches, each scored on the same fresh draws as the others."""
 
-    def __init__(self, model: AnyModel, x: Tensor, y: Tensor, seed: int, draws: int, probes: Probes) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        x: Tensor,
+        y: Tensor,
+        seed: int,
+        draws: int,
+        probes: Probes,
+        fitting: Fitting,
+    ) -> None:
         self.model, self.x, self.y = model, x, y
-        self.seed, self.draws, self.probes = seed, draws, probes
+        self.seed, self.draws, self.probes, self.fitting = seed, draws, probes, fitting
         self._pgd: dict[tuple[float, int, int, int], Tensor] = {}
 
     def attack(self, attack: Attack, eps: float, *keys: object) -> Tensor:
         """Return each image's share of correct deployments after the attack (n,)."""
 
         def found(rows: slice) -> Tensor:
-            generator = derive_generator(self.seed, "preflight", *keys, rows.start)
-            return attack(self.model, self.x[rows], self.y[rows], eps, generator)
+            def run(held: int | None) -> Tensor:
+                generator = derive_generator(self.seed, "preflight", *keys, rows.start)
+                given = holding(attack, held)
+                return given(self.model, self.x[rows], self.y[rows], eps, generator)
+
+            if isinstance(attack, WhiteBox | Configured):
+                return self.fitting.both(self.model, run, attack.eot)
+            return run(None)
 
         return self.outcome(found)
 
@@ -171,25 +200,28 @@ class _Runs:
         size, shares = self.probes.batch_size, []
         for first in range(0, len(self.x), size):
             rows = slice(first, first + size)
-            # One score stream for all settings: paired differences then carry less noise.
-            scores = score(
-                self.model,
-                found(rows),
-                self.y[rows],
-                draws=self.draws,
-                resubmissions=self.probes.resubmissions,
-                seed=self.seed,
-                keys=("preflight", first),
-            )
-            shares.append(scores.correct)
+            scored = partial(self._score, found(rows), self.y[rows], first)
+            shares.append(self.fitting.forward(self.model, scored).correct)
         return torch.cat(shares)
+
+    def _score(self, points: Tensor, labels: Tensor, first: int) -> Scores:
+        # One score stream for all settings: paired differences then carry less noise.
+        return score(
+            self.model,
+            points,
+            labels,
+            draws=self.draws,
+            resubmissions=self.probes.resubmissions,
+            seed=self.seed,
+            keys=("preflight", first),
+        )
 
     def pgd(self, eps: float, steps: int, eot: int = 1, restarts: int = 1) -> Tensor:
         """Return the outcome of PGD with steps of eps / 4."""
         key = (eps, steps, eot, restarts)
         if key not in self._pgd:
-            settings = {"steps": steps, "eot": eot, "restarts": restarts, "chunk": self.probes.chunk}
-            self._pgd[key] = self.attack(_with(A.pgd, **settings), eps, "pgd", *key)
+            settings = {"steps": steps, "restarts": restarts}
+            self._pgd[key] = self.attack(Configured(A.pgd, eot, settings), eps, "pgd", *key)
         return self._pgd[key]
 
     def at_ceiling(self, attack: Attack, eps: float, ceiling: float | None) -> Tensor:
@@ -217,7 +249,7 @@ def _compare(run: _Runs, eps: float, white: Tensor, sources: Sequence[AnyModel])
         (f"PGD with {count} restarts", run.pgd(eps, usual, restarts=count))
         for count in sorted(probes.restarts)
     ]
-    one_step = run.attack(_with(A.fgsm), eps, "fgsm")
+    one_step = run.attack(Configured(A.fgsm), eps, "fgsm")
     return [
         *rising("rises_with_eps", by_eps),
         *rising("rises_with_steps", by_steps),
@@ -236,10 +268,10 @@ def _compare(run: _Runs, eps: float, white: Tensor, sources: Sequence[AnyModel])
 def _black_boxes(run: _Runs, sources: Sequence[AnyModel]) -> Iterator[tuple[str, Attack]]:
     """Yield the attacks that use no gradient of the model."""
     probes, eot = run.probes, 4 if is_random(run.model) else 1
-    spsa = {"steps": probes.spsa_steps, "directions": probes.spsa_directions, "eot": eot}
-    yield "SPSA", _with(A.spsa, **spsa, chunk=probes.chunk)
+    spsa = {"steps": probes.spsa_steps, "directions": probes.spsa_directions}
+    yield "SPSA", Configured(A.spsa, eot, spsa)
     if run.x.ndim == 4:
-        yield "Square", _with(A.square, steps=probes.square_steps, eot=eot, chunk=probes.chunk)
+        yield "Square", Configured(A.square, eot, {"steps": probes.square_steps})
     if sources:
         diversity = 0.5 if run.x.ndim == 4 else 0.0
 
@@ -254,13 +286,3 @@ def _black_boxes(run: _Runs, sources: Sequence[AnyModel]) -> Iterator[tuple[str,
 def _device(model: object) -> torch.device:
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     return tensors[0].device if tensors else torch.device("cpu")
-
-
-def _with(function: Callable[..., Tensor], **settings: object) -> Attack:
-    """Return one of `squint.attacks` with its settings, called as `Attack` is."""
-    configured = partial(function, **settings)
-
-    def run(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        return configured(model, x, y, eps=eps, generator=generator)
-
-    return run

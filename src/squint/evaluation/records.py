@@ -133,6 +133,7 @@ class RobustnessReport:
             )
             if "margins" in r.details:
                 lines.append(_ladder_line(r.details))
+            lines.extend(f"  {note}" for note in r.details.get("active_tests", {}).get("notes", ()))
         return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +17,7 @@ from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
-from squint.evaluation.batch_outcomes import digest
+from squint.evaluation.batch_outcomes import digest, model_digest
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.intervals import wilson
@@ -62,7 +61,9 @@ def evaluate(
     torch's global generator are not touched. Attack and score streams are derived from `seed` by system,
     attack, eps and batch, so equal arguments give equal reports. Under torchrun all processes call this alike
     and share the batches; the report is that of one process. Where memory runs out, the draws of a gradient
-    are held half at a time, and so on; those draws are others.
+    are held half at a time, and so on: the same draws of a `squint.Ensemble`, other ones of a model that
+    draws anything else than seeds from its generator. A record's `seconds` are those of its batches, summed
+    over processes and over the runs that computed them.
 
     Args:
         model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
@@ -127,7 +128,7 @@ def evaluate(
         folder,
         lambda: {
             "system": system,
-            "model": digest(model),
+            "model": model_digest(model, images, device),
             "data": digest(images, labels),
             "radii": radii,
             "attacks": [asdict(setting) for setting in settings],
@@ -158,11 +159,10 @@ def evaluate(
             with nan_reported():
                 return setting.run(model, x, y, radius, generator, chunk=held)
 
-        # Fewer draws first; then fewer images in the passes without a graph.
-        points = fitting.forward(model, lambda: fitting.gradients(run, setting.eot))
+        points = fitting.both(model, run, setting.eot)
         return points.cpu(), scored(points, y, *keys)
 
-    def known(turn: int, compute: Callable[[int], Part], chunk: int) -> Part:
+    def known(turn: int, compute: Callable[[int], Part], chunk: int) -> tuple[Part, float]:
         found = kept.part(turn, chunk, lambda: compute(chunk))
         if turn and progress is not None:
             # The first process tells: by its next chunk the others have done those in between.
@@ -177,18 +177,17 @@ def evaluate(
             return None, scored(*part(chunk), system, "clean", chunk)
 
         parts = sharded(chunks, partial(known, 0, unharmed), "clean images")
-        clean = joined([scores for _, scores in parts])
+        clean = joined([scores for (_, scores), _ in parts])
         for turn, (setting, radius) in enumerate(product(settings, radii), 1):
-            started = time.perf_counter()
             title = _title(setting.name, format_fraction(radius))
             found = sharded(chunks, partial(known, turn, partial(attacked, setting, radius)), title)
             done += len(images)
-            scores = joined([scores for _, scores in found])
+            scores = joined([scores for (_, scores), _ in found])
             record = _record(system, setting, radius, clean, scores, seed, tier)
-            seconds = time.perf_counter() - started
+            seconds = sum(taken for _, taken in found)
             own = nan_outputs({"clean images": clean, "attacked images": scores})
             records.append(replace(record, seconds=seconds, red_flags=(*flags, *own)))
-            points = torch.cat([points for points, _ in found if points is not None])
+            points = torch.cat([points for (points, _), _ in found if points is not None])
             outcomes.append(Outcome(setting.name, radius, points, scores.correct))
     flagged = _with_rises(records, outcomes, clean.correct)
     return RobustnessReport(system, tuple(flagged), tuple(outcomes), clean.correct)

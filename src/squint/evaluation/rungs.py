@@ -14,6 +14,8 @@ from squint.evaluation.budgets import Move
 from squint.quantize import StochasticQuantizer, set_rounding
 
 TWIN = "deterministic twin"
+SPENT = "gradients are spent"
+"""How the reason ends for which a move is not run although the model allows it."""
 _MEMBER_ATTACKS = ("arc", "mora", "member_pgd")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from squint._checks import HasMemberLogits
-from squint._random import derive_generator, draw_noise, next_seed, next_seeds, noise
+from squint._random import derive_generator, draw_noise, draw_seeds, next_seed, noise
 from squint.attacks.gradients import AnyModel
 from squint.attacks.objectives import log_mean_probability
 from squint.ensemble import Ensemble, varies
@@ -46,29 +47,64 @@ class FixedDraws:
         self.model, self.draws, self.seed = model, draws, seed
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the log mean probability (batch, classes) over members and the fixed draws."""
-        model, generator = self.model, torch.Generator().manual_seed(self.seed)
-        if isinstance(model, Ensemble):
-            units = []
-            for member in model.members:
-                seeds, _ = next_seeds(generator, self.draws), next_seed(generator)
-                logits = _alike(member, x, seeds) if varies(member) else member(x).unsqueeze(0)
-                units.append(logits.expand(self.draws, -1, -1))
-            return log_mean_probability(torch.stack(units, 1))
+        """Return the log probability (batch, classes), pooled as the model deploys, over the fixed draws."""
+        model = self.model
         if isinstance(model, HasMemberLogits):
-            alone = []
-            for i in range(len(x)):
-                generator.manual_seed(self.seed)
-                alone.append(model.member_logits(x[i : i + 1], self.draws, generator=generator))
-            return log_mean_probability(torch.cat(alone, 2))
+            units = self.units(model, x)
+            if hasattr(model, "pool_members"):
+                return pooled(model, units.double().softmax(-1)).mean(0).log()
+            return log_mean_probability(units)
         if isinstance(model, nn.Module):
             return _alike(model, x, [self.seed])[0].log_softmax(-1)
-        rows = []
+        rows, generator = [], torch.Generator()
         for i in range(len(x)):
             generator.manual_seed(self.seed)
             with noise(generator):
                 rows.append(model(x[i : i + 1]))
         return torch.cat(rows).log_softmax(-1)
+
+    def units(self, model: HasMemberLogits, x: Tensor) -> Tensor:
+        """Return the members' logits under the fixed draws, (draws, members, batch, classes)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if isinstance(model, Ensemble):
+            units = []
+            for member in model.members:
+                seeds, _ = draw_seeds(generator, self.draws)
+                logits = _alike(member, x, seeds) if varies(member) else member(x).unsqueeze(0)
+                units.append(logits.expand(self.draws, -1, -1))
+            return torch.stack(units, 1)
+        alone = []
+        for i in range(len(x)):
+            generator.manual_seed(self.seed)
+            alone.append(model.member_logits(x[i : i + 1], self.draws, generator=generator))
+        return torch.cat(alone, 2)
+
+
+class FixedPool(FixedDraws):
+    """Fixed draws of a model that pools its members in a way of its own, which may have no gradient (a vote).
+
+    Every draw of every member is a member of this one: attacks ascend their mean probability, as they do for
+    the model itself, and candidates are compared and scored by what the model deploys.
+    """
+
+    def member_logits(
+        self,
+        x: Tensor,
+        draws: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        stratified: bool = False,
+    ) -> Tensor:
+        """Return the same logits for every draw, (draws, fixed draws · members, batch, classes)."""
+        del generator, stratified
+        units = self.units(cast(HasMemberLogits, self.model), x)
+        return units.flatten(0, 1).expand(draws, -1, -1, -1)
+
+    def pool_members(self, probabilities: Tensor) -> Tensor:
+        """Return probabilities (draws, fixed draws · members, batch, classes) pooled to (draws, ...)."""
+        model = cast(HasMemberLogits, self.model)
+        each = [pooled(model, draw.unflatten(0, (self.draws, -1))).mean(0) for draw in probabilities]
+        return torch.stack(each)
 
 
 def _alike(module: nn.Module, x: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -116,7 +152,8 @@ def known_randomness(
     The fixed set has a stream of its own and is the same for all images and batches. Draws per gradient are
     those of the set. None where the model does not repeat itself: its noise is out of squint's reach.
     """
-    fixed = FixedDraws(model, draws, next_seed(derive_generator(seed, "known", system)))
+    kind = FixedPool if hasattr(model, "pool_members") else FixedDraws
+    fixed = kind(model, draws, next_seed(derive_generator(seed, "known", system)))
     if not _repeats(fixed, x):
         return None
     short = budget.first(KNOWN_RUNGS).with_draws(1)
@@ -129,6 +166,7 @@ def known_randomness(
         seed=seed,
         system=f"{system}, known randomness",
         batch=batch,
+        draws=1,
         resubmissions=1,
         chunk=chunk,
     ).points[DEPLOYED]

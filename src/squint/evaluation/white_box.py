@@ -1,9 +1,10 @@
-"""The white-box attack that preflight and active tests use unless they are given another."""
+"""What preflight and active tests attack with: a white box by default, and single attacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,6 +73,38 @@ class WhiteBox:
             best = found if best is None else keep_better(model, y, [best, found], self.eot, generator)
         assert best is not None
         return best
+
+
+@dataclass(frozen=True)
+class Configured:
+    """One of `squint.attacks` with its settings, called as `Attack` is.
+
+    Attributes:
+        function: the attack.
+        eot: single draws per gradient.
+        settings: its other keyword arguments.
+        chunk: draws whose graph is held in memory at once.
+    """
+
+    function: Callable[..., Tensor]
+    eot: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    chunk: int | None = None
+
+    def __call__(
+        self, model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return adversarial images."""
+        return self.function(
+            model, x, y, eps=eps, eot=self.eot, chunk=self.chunk, generator=generator, **self.settings
+        )
+
+
+def holding(attack: Attack, chunk: int | None) -> Attack:
+    """Return the attack with no more draws held at once than `chunk` and its own, where it can be told."""
+    if chunk is None or not isinstance(attack, WhiteBox | Configured):
+        return attack
+    return replace(attack, chunk=min(chunk, attack.chunk or chunk))
 
 
 def keep_better(
