@@ -56,6 +56,26 @@ def test_residual_networks_have_the_parameters_of_their_description(
         assert parameters(make(width=8, num_classes=100)) == residual(blocks, 8, 100)
 
 
+@pytest.mark.parametrize("patch", [2, 3, 4, 8])
+def test_a_stem_of_patches_divides_the_side(patch: int) -> None:
+    net = models.resnet8(width=4, patch=patch)
+    sizes: list[int] = []
+    stem = net.get_submodule("stem")
+    stem.register_forward_hook(lambda _module, _inputs, out: sizes.append(out.shape[-1]))
+    assert net(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sizes == [-(-32 // patch)]
+    kernel = 2 * patch
+    assert parameters(net) == residual((1, 1, 1), 4) + 3 * 4 * (kernel**2 - 9)
+    rebuilt = models.build(models.spec_of(net) or {})
+    assert rebuilt.state_dict().keys() == net.state_dict().keys()
+    assert rebuilt.get_submodule("stem.0").weight.shape == (4, 3, kernel, kernel)
+
+
+def test_networks_without_patches_keep_their_spec() -> None:
+    assert models.spec_of(models.resnet8(width=4, patch=1)) == models.spec_of(models.resnet8(width=4))
+    assert "patch" not in (models.spec_of(models.resnet8(width=4)) or {})
+
+
 def test_default_widths_are_those_of_the_literature() -> None:
     with torch.device("meta"):
         # ResNet-8 of width 16 has 78k parameters (DESIGN section 8); ResNet-18 for CIFAR has 11.2 million.
@@ -102,6 +122,9 @@ def test_a_spec_builds_the_same_network_again(name: str) -> None:
         ({"name": "resnet8", "width": 0}, "width is 0"),
         ({"name": "resnet8", "width": 1.5}, "width is 1.5"),
         ({"name": "resnet8", "width": True}, "width is True"),
+        ({"name": "resnet8", "patch": 0}, "patch is 0"),
+        ({"name": "resnet8", "patch": 9}, "patch is 9"),
+        ({"name": "small_cnn", "patch": 2}, "patch"),
         ({"name": "resnet8", "depth": 3}, "depth"),
         ({"name": "resnet8", "mean": [0.5]}, "mean has 1 values; needed: one per channel, 3"),
         ({"name": "resnet8", "mean": 5}, "mean is 5"),

@@ -40,6 +40,13 @@ def test_equal_compute_gives_cheap_systems_more_epochs_and_none_fewer() -> None:
     assert epochs_of(own, "plain") == 5
 
 
+def test_a_recipe_with_patches_builds_their_stems() -> None:
+    recipe = tiny(model="resnet8", patch=2)
+    ens = build_system(recipe, "plain", D.load("digits").train)
+    (stem,) = (part for name, part in ens.named_modules() if name.endswith("stem.0"))
+    assert (stem.kernel_size, stem.stride) == ((4, 4), (2, 2))
+
+
 def test_costs_of_a_system() -> None:
     """One full-precision network by hand: its weights are read once, at 32 bits on both sides."""
     recipe = tiny(equal_compute=True)

@@ -151,6 +151,8 @@ def noisy(**changes: Any) -> dict[str, Any]:
         ({"curve": ["8/255", "wide"]}, "curve is ['8/255', 'wide']; allowed: a fraction such as 5/255"),
         ({"dataset": "mnist"}, "dataset is 'mnist'; allowed: digits, fashion-mnist, cifar10, cifar"),
         ({"model": "resnet9"}, "model is 'resnet9'; allowed: small_cnn, resnet8, resnet20, resnet18 (did"),
+        ({"patch": 9}, "patch is 9; allowed: less than or equal to 8"),
+        ({"patch": 2}, "patch is 2 with small_cnn; allowed: 1, or a residual network"),
         ({"headline": "nosy"}, "headline is 'nosy'; allowed: plain, noisy (did you mean 'noisy'?)"),
         ({"attack": {"attacks": ["pdg"]}}, "attack.attacks is ['pdg']; allowed: seed, pgd, fgsm, pgd-eot10"),
         ({"attack": {"attacks": ["seed", "pgd"]}}, "allowed: every name once"),

@@ -14,6 +14,7 @@ from squint._checks import InputError, InputTypeError, check_choice, check_numbe
 
 _MOST_CLASSES = 10**6
 _MOST_CHANNELS = 4096
+_LARGEST_PATCH = 8
 
 
 class Normalize(nn.Module):
@@ -51,7 +52,7 @@ class Normalize(nn.Module):
 
 def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)
+        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=False), nn.BatchNorm2d(outputs)
     )
 
 
@@ -94,7 +95,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network for small images: a 3x3 stem, stages of basic blocks, mean pooling."""
+    """A residual network for small images: a stem, stages of basic blocks, mean pooling."""
 
     def __init__(
         self,
@@ -104,10 +105,11 @@ class ResNet(nn.Module):
         width: int,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         self.normalize = Normalize(in_channels, mean, std)
-        self.stem = _conv(in_channels, width)
+        self.stem = _conv(in_channels, width) if patch == 1 else _conv(in_channels, width, patch, 2 * patch)
         layers: list[nn.Module] = []
         inputs = width
         for stage, count in enumerate(blocks):
@@ -132,12 +134,17 @@ def _built(
     width: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    patch: int | None = None,
 ) -> nn.Module:
     sizes = {
         "num_classes": int(check_number("num_classes", num_classes, 2, _MOST_CLASSES, whole=True)),
         "in_channels": int(check_number("in_channels", in_channels, 1, _MOST_CHANNELS, whole=True)),
         "width": int(check_number("width", width, 1, _MOST_CHANNELS, whole=True)),
     }
+    if patch is not None:
+        check_number("patch", patch, 1, _LARGEST_PATCH, whole=True)
+        # Networks without patches keep the spec that they have always had.
+        sizes |= {} if patch == 1 else {"patch": int(patch)}
     statistics = {key: _floats(key, values) for key, values in (("mean", mean), ("std", std))}
     model = make(**sizes, **statistics)
     # What `build` needs to make this network again; saved beside the weights.
@@ -183,9 +190,20 @@ def resnet8(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    patch: int = 1,
 ) -> nn.Module:
-    """Return a ResNet-8 (three stages of one block); arguments as in `small_cnn`."""
-    return _built("resnet8", partial(ResNet, (1, 1, 1)), num_classes, in_channels, width, mean, std)
+    """Return a ResNet-8 (three stages of one block).
+
+    Args:
+        num_classes: number of outputs, 2 or more.
+        in_channels: image channels.
+        width: channels of the first layer.
+        mean: per-channel mean of images in [0, 1]; None: 0.5.
+        std: per-channel standard deviation; None: 0.25.
+        patch: 1 for a stem of 3x3 pixels; 2 to 8 for one of 2 x `patch` pixels and stride `patch`, so that
+            all that follows sees images of 1/`patch` the side.
+    """
+    return _built("resnet8", partial(ResNet, (1, 1, 1)), num_classes, in_channels, width, mean, std, patch)
 
 
 def resnet20(
@@ -195,9 +213,10 @@ def resnet20(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    patch: int = 1,
 ) -> nn.Module:
-    """Return a ResNet-20 (three stages of three blocks); arguments as in `small_cnn`."""
-    return _built("resnet20", partial(ResNet, (3, 3, 3)), num_classes, in_channels, width, mean, std)
+    """Return a ResNet-20 (three stages of three blocks); arguments as in `resnet8`."""
+    return _built("resnet20", partial(ResNet, (3, 3, 3)), num_classes, in_channels, width, mean, std, patch)
 
 
 def resnet18(
@@ -207,9 +226,12 @@ def resnet18(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    patch: int = 1,
 ) -> nn.Module:
-    """Return a ResNet-18 for small images (four stages of two blocks); arguments as in `small_cnn`."""
-    return _built("resnet18", partial(ResNet, (2, 2, 2, 2)), num_classes, in_channels, width, mean, std)
+    """Return a ResNet-18 for small images (four stages of two blocks); arguments as in `resnet8`."""
+    return _built(
+        "resnet18", partial(ResNet, (2, 2, 2, 2)), num_classes, in_channels, width, mean, std, patch
+    )
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -13,13 +13,15 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
     """Return the model card as Markdown: recipe, seed, every record, its flags and the weights' digest."""
     (facts,) = results["systems"]
     system = recipe.systems[name]
+    patches = f" with patches of {recipe.patch}" if recipe.patch > 1 else ""
     lines = [
         f"# {facts['title']}",
         "",
         system.description,
         "",
         f"- data: {recipe.dataset}; {recipe.train.epochs} epochs in {facts['training_seconds']:.0f} s",
-        f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}, {facts['parameters']:,} "
+        f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}{patches}, "
+        f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
         f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
         f"- hardware: {', '.join(f'{key} {value}' for key, value in results['hardware'].items())}",

@@ -134,6 +134,8 @@ class RecipeConfig:
     """small_cnn, resnet8, resnet20 or resnet18."""
     width: int = Field(default=16, ge=1)
     """Channels of the network's first layer."""
+    patch: int = Field(default=1, ge=1, le=8)
+    """Stride of a residual network's stem, of twice as many pixels; 1: a 3x3 convolution."""
     systems: dict[str, SystemConfig] = Field(default_factory=dict)
     """What is compared, by name."""
     headline: str | None = None
@@ -194,6 +196,12 @@ class RecipeConfig:
             if not _SYSTEM_NAME.fullmatch(name):
                 raise ValueError(f"systems has {name!r}; allowed: names of letters, digits, - and _")
         return value
+
+    @model_validator(mode="after")
+    def _patched(self) -> RecipeConfig:
+        if self.patch > 1 and not self.model.startswith("resnet"):
+            raise ValueError(f"patch is {self.patch} with {self.model}; allowed: 1, or a residual network")
+        return self
 
     @model_validator(mode="after")
     def _headline(self) -> RecipeConfig:

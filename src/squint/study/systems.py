@@ -40,8 +40,9 @@ def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensembl
     with torch.random.fork_rng(devices=[]):
         for place in range(defence.member_count(len(system.members))):
             torch.manual_seed(derive_seed(recipe.seed, "weights", place))
+            patch = {"patch": recipe.patch} if recipe.patch > 1 else {}
             network = M.MODELS[recipe.model](
-                train.num_classes, train.shape[0], recipe.width, mean=mean, std=std
+                train.num_classes, train.shape[0], recipe.width, mean=mean, std=std, **patch
             )
             if place < len(system.members):
                 network = quantized(network, system.members[place])
