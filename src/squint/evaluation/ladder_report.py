@@ -16,6 +16,7 @@ from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import active_tests
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
+from squint.evaluation.first_rung import early_fall
 from squint.evaluation.flags import late_falls, moves_skipped
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
@@ -121,6 +122,7 @@ def ladder_report(
             model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held
         )
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
+        flags += early_fall(result.first_rung)
         flags += late_falls(result.climb.broken_by, budget.rungs)
         if budget.name in _WITH_ACTIVE_TESTS:
             flags += moves_skipped([reason for run in result.climb.rungs for reason in run.skipped])

@@ -16,7 +16,14 @@ from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
 from squint.evaluation.flags import Comparison, above_ceilings, credible_share, excesses, rising
 from squint.evaluation.frozen import frozen
-from squint.evaluation.gradient_flags import FIDELITY_DRAWS, Fidelity, fidelity, unfaithful, zero_gradients
+from squint.evaluation.gradient_flags import (
+    FIDELITY_DRAWS,
+    Fidelity,
+    fidelity,
+    unevenly_faithful,
+    unfaithful,
+    zero_gradients,
+)
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
 from squint.evaluation.records import Finding
@@ -148,11 +155,13 @@ def preflight(
                 model, x, y, seed=seed, draws=ZERO_DRAWS, chunk=held, batch_size=probes.batch_size
             )
 
+        rises = fitting.both(model, faithful, probes.fidelity_draws)
         single = [
             in_training,
             fitting.forward(model, lambda: probability_outputs(model, x[few])),
             fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed)),
-            unfaithful(fitting.both(model, faithful, probes.fidelity_draws)),
+            unfaithful(rises),
+            unevenly_faithful(rises),
         ]
         return [
             *(finding for finding in single if finding is not None),
