@@ -16,6 +16,7 @@ from squint.evaluation import ladder_report
 from squint.evaluation.budgets import QUICK, Budget, Move, Rung
 from squint.evaluation.first_rung import FirstRung, early_fall, first_rung, is_compared
 from squint.evaluation.ladder_run import run_ladder
+from squint.evaluation.records import Record
 from squint.evaluation.scoring import Scores
 from tests.evaluation.graveyard import nets
 from tests.evaluation.ladder_models import NoisyPair, pair_data
@@ -88,7 +89,7 @@ def test_the_record_carries_flag_and_measure(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ladder_report, "preflight", lambda *_, **__: [])
     short = Budget("first look", (Rung("targeted", (Move("targeted", 10, 4, "random", refine=20),)),))
 
-    def record(model: AnyModel, data: tuple[Tensor, Tensor]) -> ladder_report.Record:
+    def record(model: AnyModel, data: tuple[Tensor, Tensor]) -> Record:
         report = ladder_report.ladder_report(
             model, data, [nets.EPS], short, system="m", draws=1, resubmissions=4, seed=0, limit=None,
             batch_size=10, tier="A", sources=None, folder=None, progress=None,
