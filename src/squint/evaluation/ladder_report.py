@@ -94,7 +94,8 @@ def ladder_report(
         sources: further models to transfer from, by name.
         folder: where outcomes are kept, so that a stopped ladder goes on.
         progress: callback with images done, images in all and a note.
-        evidence: file for the worst examples at the last radius, which anyone can score again.
+        evidence: file for the worst examples at the first radius, which anyone can score again; of images
+            (n, channels, height, width) only.
         ceilings: further radii with the highest credible accuracy, as in `preflight`.
     """
     budget = named_budget(budget)
@@ -147,7 +148,7 @@ def ladder_report(
         record = _record(result, budget, system, eps, seed, tier, flags, tried)
         record.details.update(tests)
         records.append(record)
-        if evidence is not None and _ranks.rank() == 0:
+        if evidence is not None and not place and images.ndim == 4 and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
     assert clean is not None
