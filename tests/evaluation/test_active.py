@@ -10,8 +10,8 @@ import squint
 from squint import InputError, attacks
 from squint._checks import parse_fraction
 from squint.attacks.gradients import AnyModel
-from squint.evaluation.active import LARGEST_RADIUS, _deployed, _notes, active_tests, noisy_control
-from squint.evaluation.active_findings import judge_planted
+from squint.evaluation.active import LARGEST_RADIUS, _deployed, active_tests, noisy_control
+from squint.evaluation.active_findings import judge_planted, notes_on
 from squint.evaluation.planted import plant
 from squint.evaluation.scoring import deployed_draws, score
 from squint.evaluation.white_box import WhiteBox
@@ -133,8 +133,8 @@ def test_attacks_are_asked_under_the_deployed_rule() -> None:
 
 
 def test_planted_copies_with_more_draws_are_said_beside_the_figure() -> None:
-    assert _notes(4, 4) == ()
-    (note,) = _notes(16, 4)
+    assert notes_on(4, 4) == ()
+    (note,) = notes_on(16, 4)
     assert "up to 16 draws" in note
     assert "from the 4" in note
 

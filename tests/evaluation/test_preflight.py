@@ -12,7 +12,8 @@ import squint
 from squint import InputError, attacks
 from squint.evaluation.gradient_flags import fidelity, unfaithful, zero_gradients
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
-from squint.evaluation.preflight import Probes, preflight
+from squint.evaluation.preflight import preflight
+from squint.evaluation.preflight_runs import Probes
 from squint.evaluation.white_box import WhiteBox
 from tests.evaluation.graveyard import nets
 

@@ -20,7 +20,8 @@ from squint.evaluation.budgets import tiny
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.ladder_run import run_ladder
 from squint.evaluation.machine import Fitting
-from squint.evaluation.preflight import Probes, preflight
+from squint.evaluation.preflight import preflight
+from squint.evaluation.preflight_runs import Probes
 from squint.evaluation.records import Finding
 from squint.evaluation.white_box import WhiteBox
 from tests.evaluation.ladder_models import small_ensemble

@@ -16,7 +16,8 @@ from squint.evaluation import evaluate
 from squint.evaluation.active import active_tests
 from squint.evaluation.budgets import PRESETS, Budget, Move, Rung
 from squint.evaluation.flags import late_falls
-from squint.evaluation.preflight import Probes, preflight
+from squint.evaluation.preflight import preflight
+from squint.evaluation.preflight_runs import Probes
 from squint.evaluation.records import Finding
 from tests.evaluation.graveyard import nets
 from tests.evaluation.test_preflight import BatchCentred, Bypassed, Magnified

@@ -11,7 +11,8 @@ from benchmarks.standard import DRAWS, networks
 from squint.evaluation import evaluate, ladder_report
 from squint.evaluation.active import active_tests
 from squint.evaluation.budgets import PRESETS, STANDARD, Budget, Move
-from squint.evaluation.preflight import Probes, preflight
+from squint.evaluation.preflight import preflight
+from squint.evaluation.preflight_runs import Probes
 from tests.evaluation.graveyard import nets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,8 @@ from squint._checks import InputError, check_number, format_fraction, parse_frac
 from squint._random import derive_generator, derive_seed
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
 from squint.ensemble import Ensemble
-from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted
+from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted, notes_on
+from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import RETIRED
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
@@ -78,6 +80,7 @@ def active_tests(
     draws: int | None = None,
     resubmissions: int = RESUBMISSIONS,
     found: Tensor | None = None,
+    kept: KeptParts | None = None,
 ) -> ActiveTests:
     """Return whether the attack finds planted points and has converged, on this model.
 
@@ -97,6 +100,7 @@ def active_tests(
         resubmissions: deployments by which outcomes are scored.
         found: points (n, ...) that the attack has found already, in the order of `data`, for the convergence
             gate to start from at the first 200 survivors of all n; None: it is run for the gate.
+        kept: parts that were done before, and where new ones go; None: nowhere.
 
     Raises:
         squint.InputError: a value is out of range.
@@ -115,7 +119,8 @@ def active_tests(
     )
     all_x, all_y = all_x.to(device), all_y.to(device)
     x, y = all_x[:images], all_y[:images]
-    trial = _Trial(attack, eps, seed, deployed_draws(model) if draws is None else draws, resubmissions)
+    draws = deployed_draws(model) if draws is None else draws
+    trial = _Trial(attack, eps, seed, draws, resubmissions, kept or KeptParts())
     findings, tried = [], len(x[:planted])
     model = _deployed(model, trial.draws)
     with evaluation_mode(model), nan_reported():
@@ -140,16 +145,7 @@ def active_tests(
         tuple(findings),
         bare,
         None if radius is None else format_fraction(radius),
-        _notes(most, trial.draws),
-    )
-
-
-def _notes(most: int, draws: int) -> tuple[str, ...]:
-    if most <= draws:
-        return ()
-    return (
-        f"points were planted in copies that answer by the mean of up to {most} draws, since noise hides them"
-        f" from the {draws} that are deployed",
+        notes_on(most, trial.draws),
     )
 
 
@@ -179,6 +175,7 @@ class _Trial:
     seed: int
     draws: int
     resubmissions: int
+    kept: KeptParts
 
     def score(self, model: AnyModel, x: Tensor, y: Tensor, *keys: object) -> Scores:
         return score(
@@ -203,6 +200,10 @@ class _Trial:
 
         def part_found(chunk: int) -> tuple[int, int, int] | None:
             first = chunk * batch
+            counts = self.kept.part(lambda: torch.tensor(planted(first) or []), "planted", batch, first)
+            return tuple(counts.tolist()) if len(counts) else None
+
+        def planted(first: int) -> tuple[int, int, int] | None:
             part, labels = x[first : first + batch], y[first : first + batch]
             try:
                 trap = plant(
@@ -259,7 +260,9 @@ class _Trial:
         points = torch.cat(before).to(x.device)
 
         def lost(chunk: int) -> Tensor:
-            first = chunk * batch
+            return self.kept.part(partial(loss, chunk * batch), "gate", batch, chunk * batch)
+
+        def loss(first: int) -> Tensor:
             rows = chosen[first : first + batch]
             labels, old = y[rows], points[rows]
             new = self.points(doubled, model, x[rows], labels, "gate", "doubled", first)
@@ -275,17 +278,21 @@ class _Trial:
     def control(self, undefended: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[float, float, float]:
         """Return the accuracy behind 8-bit noise, the one without, and the radius of both."""
         trial = self
-        bare = trial.accuracy(undefended, x, y, batch)
+        bare = trial.accuracy(undefended, x, y, batch, "bare")
         while bare > CONTROL_LEFT and trial.eps < LARGEST_RADIUS:
             trial = replace(trial, eps=min(2 * trial.eps, LARGEST_RADIUS))
-            bare = trial.accuracy(undefended, x, y, batch)
-        return trial.accuracy(noisy_control(undefended, self.draws), x, y, batch), bare, trial.eps
+            bare = trial.accuracy(undefended, x, y, batch, "bare")
+        noisy = trial.accuracy(noisy_control(undefended, self.draws), x, y, batch, "noisy")
+        return noisy, bare, trial.eps
 
-    def accuracy(self, model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
-        """Return the accuracy under the attack."""
+    def accuracy(self, model: nn.Module, x: Tensor, y: Tensor, batch: int, name: str) -> float:
+        """Return the accuracy under the attack; the name tells what is kept of two models apart."""
 
         def correct(chunk: int) -> Tensor:
             first = chunk * batch
+            return self.kept.part(partial(right, first), "control", name, self.eps, batch, first)
+
+        def right(first: int) -> Tensor:
             part, labels = x[first : first + batch], y[first : first + batch]
             point = self.points(self.attack, model, part, labels, "control", first)
             return self.score(model, point, labels, "control", first).correct

@@ -81,3 +81,13 @@ def judge_control(noisy: float, bare: float, eps: float) -> list[Finding]:
             {"noisy": noisy, "bare": bare, "eps": format_fraction(eps)},
         )
     ]
+
+
+def notes_on(most: int, draws: int) -> tuple[str, ...]:
+    """Return what a reader should know of the draws that planted copies needed."""
+    if most <= draws:
+        return ()
+    return (
+        f"points were planted in copies that answer by the mean of up to {most} draws, since noise hides them"
+        f" from the {draws} that are deployed",
+    )

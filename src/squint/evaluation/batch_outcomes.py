@@ -104,6 +104,8 @@ def _settings(layer: nn.Module) -> str:
 class BatchOutcomes:
     """A folder with one npz and one JSON file per batch, and the configuration that made them.
 
+    Batches have numbers; parts of another kind have names, of characters that files may have.
+
     Args:
         folder: created if it is missing.
         configuration: plain data; another configuration's folder is refused.
@@ -132,18 +134,18 @@ class BatchOutcomes:
                 f"{', '.join(changed) or 'its hash'}; choose another folder, or remove it"
             )
 
-    def load(self, batch: int) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    def load(self, batch: int | str) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Return a finished batch's arrays and plain data, or None where it is still to be done."""
         place = self._place(batch, "json")
         if not place.exists():
             return None
-        again = f"remove {place} to have batch {batch} attacked again"
+        again = f"remove {place} to have {_called(batch)} attacked again"
         try:
             plain = read_json(place)
             if not isinstance(plain, dict) or plain.get("hash") != self.hash:
                 raise InputError(f"{place} belongs to another configuration")
             if plain.get("batch", batch) != batch or not isinstance(plain.get("outcome"), dict):
-                raise InputError(f"{place} does not hold the outcome of batch {batch}")
+                raise InputError(f"{place} does not hold the outcome of {_called(batch)}")
             arrays = read_npz(self._place(batch, "npz"))
             if plain.get("arrays", digest_of(arrays)) != digest_of(arrays):
                 raise InputError(f"{self._place(batch, 'npz')} is not the file that was written with {place}")
@@ -151,14 +153,19 @@ class BatchOutcomes:
             raise InputError(f"{error}; {again}") from None
         return arrays, plain["outcome"]
 
-    def save(self, batch: int, arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> None:
+    def save(self, batch: int | str, arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> None:
         """Write one batch; its JSON file comes last, and only with it does the batch count as done."""
         write_npz(self._place(batch, "npz"), arrays)
         note = {"hash": self.hash, "batch": batch, "arrays": digest_of(arrays), "outcome": dict(plain)}
         write_json(self._place(batch, "json"), note)
 
-    def _place(self, batch: int, ending: str) -> Path:
-        return self.folder / f"batch-{batch:05d}.{ending}"
+    def _place(self, batch: int | str, ending: str) -> Path:
+        name = f"batch-{batch:05d}" if isinstance(batch, int) else batch
+        return self.folder / f"{name}.{ending}"
+
+
+def _called(batch: int | str) -> str:
+    return f"batch {batch}" if isinstance(batch, int) else batch
 
 
 def digest_of(arrays: Mapping[str, Array]) -> str:

@@ -47,6 +47,7 @@ class Climb:
         gradients: gradients spent on each image (n,).
         forwards: forward passes of attacks without a gradient (n,).
         rungs: what each rung did.
+        first: the deployed rule's points (n, ...) after the first rung.
     """
 
     points: Mapping[str, Tensor]
@@ -55,6 +56,7 @@ class Climb:
     gradients: Tensor
     forwards: Tensor
     rungs: tuple[RungRun, ...]
+    first: Tensor | None = None
 
 
 def joined(parts: Sequence[Climb]) -> Climb:

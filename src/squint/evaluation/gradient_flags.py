@@ -22,6 +22,12 @@ from squint.quantize import StochasticQuantizer
 FIDELITY_DRAWS = 128
 FIDELITY_RANGE = (0.7, 1.4)
 MOST_ZERO = 0.01
+PREDICTED_WITHIN = 3.0
+"""Factor up to which one image's rise counts as predicted; surrogates of coarse honest quantizers need it."""
+MOST_UNSEEN = 0.05
+"""Share of the images of which gradients may see less than a third of what the loss does, or the opposite."""
+MOST_OVERSTATED = 0.15
+"""Share of the images of which gradients may promise over three times the rise, as coarse quantizers do."""
 _NODES = 8
 
 
@@ -131,6 +137,10 @@ class Fidelity:
         at_start: rise that the gradient at x alone predicts to first order, for comparison.
         ratio: predicted over actual; infinite where the loss does not rise.
         standard_error: of the ratio, over images.
+        unseen: share of the images whose loss moves over three times as far as gradients predict, or the
+            other way.
+        overstated: share of the images whose loss moves less than a third as far as predicted.
+        images: images that were looked at.
     """
 
     predicted: float
@@ -138,6 +148,9 @@ class Fidelity:
     at_start: float
     ratio: float
     standard_error: float
+    unseen: float = 0.0
+    overstated: float = 0.0
+    images: int = 0
 
 
 def fidelity(
@@ -186,11 +199,15 @@ def fidelity(
     if not len(path):
         return Fidelity(0.0, 0.0, 0.0, math.inf, math.inf)
     predicted, actual = float(path.mean()), float(rise.mean())
-    if actual <= 0:
-        return Fidelity(predicted, actual, float(_along(start, step).mean()), math.inf, math.inf)
-    ratio = predicted / actual
-    error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual if len(path) > 1 else math.inf
-    return Fidelity(predicted, actual, float(_along(start, step).mean()), ratio, error)
+    ratio = error = math.inf
+    if actual > 0:
+        ratio = predicted / actual
+        if len(path) > 1:
+            error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual
+    first_order = float(_along(start, step).mean())
+    unseen = (path * rise.sign() < rise.abs() / PREDICTED_WITHIN).double().mean()
+    overstated = (path * rise.sign() > rise.abs() * PREDICTED_WITHIN).double().mean()
+    return Fidelity(predicted, actual, first_order, ratio, error, float(unseen), float(overstated), len(path))
 
 
 def unfaithful(measured: Fidelity) -> Finding | None:
@@ -213,6 +230,28 @@ def unfaithful(measured: Fidelity) -> Finding | None:
             "at_start": measured.at_start,
         },
     )
+
+
+def unevenly_faithful(measured: Fidelity) -> Finding | None:
+    """Return a finding if gradients fail on some of the images, however well they do on the mean of all.
+
+    Where a part of the images is masked, their own predicted and actual rise may both be about zero, so that
+    the ratio of the means is that of the others. Image by image honest gradients predict it within
+    a factor of three, on all images but a few. Allowed are these few and two standard errors of their share.
+    """
+    for share, allowed, what in (
+        (measured.unseen, MOST_UNSEEN, "predict less than a third of what the loss does, or the opposite"),
+        (measured.overstated, MOST_OVERSTATED, "promise over three times the rise of the loss"),
+    ):
+        n = measured.images
+        if n and share * n > allowed * n + 2 * math.sqrt(allowed * (1 - allowed) * n):
+            return Finding(
+                "unfaithful_on_some",
+                f"on {share:.1%} of {n} images gradients along a step of eps {what}; allowed: {allowed:.0%} "
+                "and two standard errors",
+                {"unseen": measured.unseen, "overstated": measured.overstated, "n": n, "allowed": allowed},
+            )
+    return None
 
 
 def _along(slope: Tensor, step: Tensor) -> Tensor:

@@ -112,8 +112,16 @@ def climb(
             if progress is not None:
                 progress(rung.name, len(state.alive))
             state.climb(number, rung, budget.max_gradients)
+            if number == 1:
+                first = state.points[DEPLOYED].clone()
     return Climb(
-        state.points, state.margins, state.broken_by, state.gradients, state.forwards, tuple(state.runs)
+        state.points,
+        state.margins,
+        state.broken_by,
+        state.gradients,
+        state.forwards,
+        tuple(state.runs),
+        first,
     )
 
 

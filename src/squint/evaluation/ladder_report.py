@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from squint import data as D
 from squint._checks import format_fraction
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import active_tests
+from squint.evaluation.batch_outcomes import digest
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
+from squint.evaluation.first_rung import early_fall
 from squint.evaluation.flags import late_falls, moves_skipped
+from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
 from squint.evaluation.ladder_run import DONE, run_ladder
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs
 from squint.evaluation.preflight import preflight
+from squint.evaluation.preflight_runs import Probes
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.rungs import own_sources
 from squint.evaluation.scoring import is_random
@@ -30,6 +35,10 @@ from squint.evaluation.selection import DEPLOYED
 from squint.quantize.modes import quantizers
 
 ATTACK = "ladder"
+JUDGED = "judged"
+"""Where a ladder's folder keeps what preflight and the active tests have done."""
+JUDGED_AT_ONCE = 25
+"""Images of the convergence gate and the control that are attacked at once, and kept once that is done."""
 _WITH_ACTIVE_TESTS = ("standard", "exhaustive")
 _BLACK_BOXES = {"square", "spsa", "transfer"}
 _WITHOUT_GRADIENT = {"square", "spsa"}
@@ -85,7 +94,8 @@ def ladder_report(
         sources: further models to transfer from, by name.
         folder: where outcomes are kept, so that a stopped ladder goes on.
         progress: callback with images done, images in all and a note.
-        evidence: file for the worst examples at the last radius, which anyone can score again.
+        evidence: file for the worst examples at the first radius, which anyone can score again; of images
+            (n, channels, height, width) only.
         ceilings: further radii with the highest credible accuracy, as in `preflight`.
     """
     budget = named_budget(budget)
@@ -117,10 +127,20 @@ def ladder_report(
         clean = result.clean.correct
         found = result.climb.points[DEPLOYED]
         held = min((run.chunk for run in result.climb.rungs if run.chunk is not None), default=None)
+        kept = KeptParts(
+            None if folder is None else folder / eps.replace("/", "-") / JUDGED,
+            partial(_judged, result.configuration, found, ceilings),
+        )
+
+        def note(words: str, before: int = (place + 1) * len(images)) -> None:
+            if progress is not None:
+                progress(before, len(images) * len(radii), words)
+
         flags, tests = _flags(
-            model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held
+            model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held, kept, note
         )
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
+        flags += early_fall(result.first_rung)
         flags += late_falls(result.climb.broken_by, budget.rungs)
         if budget.name in _WITH_ACTIVE_TESTS:
             flags += moves_skipped([reason for run in result.climb.rungs for reason in run.skipped])
@@ -128,7 +148,7 @@ def ladder_report(
         record = _record(result, budget, system, eps, seed, tier, flags, tried)
         record.details.update(tests)
         records.append(record)
-        if evidence is not None and _ranks.rank() == 0:
+        if evidence is not None and not place and images.ndim == 4 and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
     assert clean is not None
@@ -146,15 +166,19 @@ def _flags(
     found: Tensor,
     ceilings: Mapping[float, float | None] | None,
     held: int | None,
+    kept: KeptParts,
+    note: Callable[[str], None],
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Return what speaks against the figure, preflight and active tests or their absence, and their measures.
 
     `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
     that none may beat. Without sources the model's own members and twin are transferred from. `held` is how
-    many draws at once the ladder found to fit into memory, None for all.
+    many draws at once the ladder found to fit into memory, None for all. `kept` are the parts of both that
+    are done, and `note` is told which of them begins.
     """
     fitting = Fitting(draws=held)
     asks = {move.attack for rung in budget.rungs for move in rung.moves}
+    note("preflight")
     flags = preflight(
         model,
         data,
@@ -165,14 +189,17 @@ def _flags(
         draws=draws,
         found=None if asks & _BLACK_BOXES else found,
         fitting=fitting,
+        kept=kept,
     )
     if len(found) < FEWEST_IMAGES:
         flags.append(_too_few(len(found)))
     if budget.name not in _WITH_ACTIVE_TESTS:
+        note("")
         return [*flags, NO_ACTIVE_TESTS], {}
     undefended = _undefended(sources or {})
     if undefended is None:
         flags.append(_NO_CONTROL)
+    note("active tests")
     with fitting.kept(model):
         tests = active_tests(
             model,
@@ -183,11 +210,26 @@ def _flags(
             doubled=as_attack(budget.doubled(), sources=sources, draws=draws, chunk=fitting.draws),
             undefended=undefended,
             planted_batch=1,
+            batch_size=JUDGED_AT_ONCE,
             draws=draws,
             found=found,
+            kept=kept,
         )
+    note("")
     measured = {name: value for name, value in asdict(tests).items() if name != "findings"}
     return [*flags, *tests.findings], {"active_tests": measured}
+
+
+def _judged(
+    configuration: Mapping[str, Any], found: Tensor, ceilings: Mapping[float, float | None] | None
+) -> dict[str, Any]:
+    """Return what preflight and active tests depend on: the ladder's configuration, its points and theirs."""
+    return {
+        **configuration,
+        "found": digest(found),
+        "ceilings": sorted(map(list, (ceilings or {}).items())),
+        "probes": asdict(Probes()),
+    }
 
 
 def _too_few(images: int) -> Finding:

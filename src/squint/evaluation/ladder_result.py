@@ -12,6 +12,7 @@ from torch import Tensor
 
 from squint.evaluation.arrays import Array
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun, joined
+from squint.evaluation.first_rung import FirstRung
 from squint.evaluation.intervals import wilson
 from squint.evaluation.scoring import Scores
 from squint.evaluation.scoring_rules import SweepPoint, margin_summary
@@ -42,6 +43,7 @@ class LadderResult:
         margins: mean margin of the deployed rule at the worst points (n,).
         clean_margins: at the clean images (n,).
         seconds: wall time of all batches.
+        first_rung: what the first rung and plain PGD left; None where the first rung is another attack.
     """
 
     configuration: Mapping[str, Any]
@@ -59,6 +61,7 @@ class LadderResult:
     margins: Tensor
     clean_margins: Tensor
     seconds: float
+    first_rung: FirstRung | None = None
 
     @property
     def gradients_per_image(self) -> float:
@@ -103,6 +106,7 @@ class LadderResult:
                 }
                 for point in self.sweep
             ],
+            **({} if self.first_rung is None else self.first_rung.summary()),
             "margins": margin_summary(self.margins),
             "clean_margins": margin_summary(self.clean_margins),
             "broken_on_clean": int((broken == 0).sum()),
@@ -158,6 +162,7 @@ def assemble(
         )
 
     known = all("known_wrong" in arrays for arrays, _ in parts)
+    compared = all("plain_pgd_errors" in arrays for arrays, _ in parts)
     return LadderResult(
         configuration,
         images.cpu(),
@@ -182,6 +187,7 @@ def assemble(
         whole("deployed_margin"),
         whole("clean_margin"),
         sum(plain["seconds"] for _, plain in parts),
+        FirstRung(scores("first_rung"), scores("plain_pgd")) if compared else None,
     )
 
 

@@ -19,6 +19,7 @@ from squint.data.dataset import to_unit
 from squint.evaluation.arrays import Array
 from squint.evaluation.batch_outcomes import BatchOutcomes, as_array, digest, model_digest
 from squint.evaluation.budgets import Budget, named_budget
+from squint.evaluation.first_rung import first_rung, is_compared
 from squint.evaluation.frozen import frozen
 from squint.evaluation.ladder import climb
 from squint.evaluation.ladder_result import LadderResult, assemble
@@ -176,6 +177,19 @@ def _batch(
         "single": scored(climbed.points[SINGLE], "single"),
         "uint8": scored(to_unit(rounded).to(x), "uint8"),
     }
+    if climbed.first is not None and is_compared(plan.budget):
+        both = first_rung(
+            plan.model,
+            x,
+            y,
+            plan.eps,
+            climbed.first,
+            seed=plan.seed,
+            keys=keys,
+            draws=plan.draws,
+            chunk=climbed.rungs[-1].chunk,
+        )
+        scores |= {"first_rung": both.targeted, "plain_pgd": both.plain}
     arrays = {
         **{f"point_{rule}": as_array(points) for rule, points in climbed.points.items()},
         **{f"margin_{rule}": as_array(values) for rule, values in climbed.margins.items()},
@@ -264,6 +278,7 @@ def _configuration(
         "counts": list(plan.counts),
         "seed": plan.seed,
         "batch_size": batch_size,
+        **({"beside": "plain PGD"} if is_compared(plan.budget) else {}),
     }
 
 

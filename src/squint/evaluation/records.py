@@ -139,8 +139,14 @@ class RobustnessReport:
 
 def _ladder_line(details: Mapping[str, Any]) -> str:
     known = details["known_randomness_accuracy"]
+    beside = ""
+    if "plain_pgd_accuracy" in details:
+        beside = (
+            f"; first rung {details['first_rung_accuracy']:.1%}, PGD-20 of 10 draws "
+            f"{details['plain_pgd_accuracy']:.1%}"
+        )
     return (
         f"  of the worst points {details['margins']['below_0.1']:.1%} have a margin within 0.1; "
         f"in 8-bit images {details['uint8_accuracy']:.1%}; "
-        f"known randomness {'does not apply' if known is None else f'{known:.1%}'}"
+        f"known randomness {'does not apply' if known is None else f'{known:.1%}'}{beside}"
     )

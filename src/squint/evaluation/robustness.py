@@ -52,7 +52,7 @@ def evaluate(
     tier: str = "A",
     sources: Mapping[str, AnyModel] | None = None,
     ceilings: Mapping[float, float | None] | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> RobustnessReport:
     """Return how accurate the model is under attack, scored on draws that the attacker never saw.
@@ -83,13 +83,17 @@ def evaluate(
         sources: further models that the ladder transfers from, by name.
         ceilings: further radii with the highest credible accuracy, for the ladder's preflight.
         folder: of this evaluation's own, where outcomes are kept batch by batch, so that a stopped evaluation
-            goes on; None: nowhere.
+            goes on; None: nowhere. A ladder leaves its worst images at the first radius in
+            `folder/evidence/SYSTEM.npz`, for `squint verify` and `squint break`.
         progress: callback for a progress bar.
 
     Raises:
         squint.InputError: an argument is not allowed, or `folder` holds another evaluation's outcomes;
             TypeError (`InputTypeError`): data of another kind.
     """
+    folder = None if folder is None else Path(folder)
+    if folder is not None and Path(system).name != system:
+        raise InputError(f"system is {system!r}; allowed with a folder: what can be a file's name")
     settings = [] if isinstance(attacks, str) and attacks in PRESETS else named_settings(attacks)
     radii = radii_of(eps, settings or [SEED_PROTOCOL])
     if resubmissions is not None:
@@ -117,6 +121,7 @@ def evaluate(
             sources=sources,
             ceilings=ceilings,
             folder=folder,
+            evidence=None if folder is None else folder / "evidence" / f"{system}.npz",
             progress=None if progress is None else lambda done, total, _: progress(done, total),
         )
     tries = RESUBMISSIONS if resubmissions is None else resubmissions
