@@ -134,7 +134,7 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
     path = options.run / "detection.json"
     found = Detection((), (), left_out, ())
     if options.resume:
-        found = _ranks.first(lambda: _read(path, left_out) if path.is_file() else found)
+        found = _ranks.first(lambda: kept_so_far(path, left_out) if path.is_file() else found)
     kept = KeptPoints(options.run / "detection", reuse=options.resume)
     for target in able:
         if options.systems and target.name not in options.systems:
@@ -195,7 +195,12 @@ def _detected(
     )
 
 
-def _read(path: Path, left_out: tuple[str, ...]) -> Detection:
+def kept_so_far(path: Path, left_out: tuple[str, ...]) -> Detection:
+    """Return the records and curves of a `detection.json`.
+
+    Raises:
+        squint.InputError: the file holds something else.
+    """
     plain = read_json(path)
     try:
         records, curves = plain["records"], plain["curves"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ class Lock:
 
     def __init__(self, path: Path, *, clear: bool = True) -> None:
         try:
-            self._file = open(path / LOCK, "a")  # noqa: SIM115
+            self._file = open(path / LOCK, "a", opener=_plainly)  # noqa: SIM115
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from None
         try:
@@ -58,6 +59,11 @@ class Lock:
     def close(self) -> None:
         """Let go of the folder."""
         self._file.close()
+
+
+def _plainly(path: str, flags: int) -> int:
+    """Open a file where it is: no link is followed, and a pipe does not wait for its other end."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
@@ -170,6 +176,8 @@ def file_digest(path: Path) -> str:
     Raises:
         squint.InputError: it cannot be read.
     """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
