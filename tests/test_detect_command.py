@@ -87,7 +87,10 @@ def test_bad_options_are_named(
 def test_a_file_of_something_else_is_not_continued(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "detection.json"
     content = path.read_text()
-    path.write_text("[]")
-    assert main(["detect", str(run), *WORDS, "--resume"]) == 2
-    assert "is no detection.json" in capsys.readouterr().err
+    other = json.loads(content)
+    other["curves"][0]["eps"] = ["24/255"]
+    for damaged in ([], other):
+        path.write_text(json.dumps(damaged))
+        assert main(["detect", str(run), *WORDS, "--resume"]) == 2
+        assert "is no detection.json" in capsys.readouterr().err
     path.write_text(content)

@@ -126,6 +126,16 @@ def test_files_of_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest
     path.write_text("[" + "[]," * 500_000 + "[]]")
     with pytest.raises(InputError, match="more than 500,000 brackets"):
         _files.read_json(path)
+    path.write_text("{" + ",".join(f'"{k:x}":0' for k in range(800_001)) + "}")
+    with pytest.raises(InputError, match="more than 800,000 colons"):
+        _files.read_json(path)
+    for text, message in (
+        ("x" * (2**22 + 1), "holds metadata of more than 4 MiB"),
+        ("[]" * 500_001, "brackets"),
+    ):
+        _files.write_tensors(path, {}, {"squint": text})
+        with pytest.raises(InputError, match=message):
+            _files.read_tensors(path)
     monkeypatch.setattr(_files, "MAX_TENSORS", 2)
     _files.write_tensors(path, {name: torch.zeros(1) for name in "abc"}, {})
     with pytest.raises(InputError, match="holds 3 tensors; allowed: up to 2"):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,13 @@ from squint._checks import InputError, describe
 MAX_JSON_BYTES = 16 * 2**20
 MAX_BRACKETS = 500_000
 """Parsed, a pair of brackets takes thirty times its bytes; no file of squint's own comes near."""
+MAX_COLONS = 800_000
+"""Names in JSON are hashed one by one: a million takes a second."""
 MAX_TENSORS = 50_000
 MAX_HEADER_BYTES = 16 * 2**20
 """Longest header of a file of tensors: names, shapes and metadata; a thousand tensors need a hundredth."""
+MAX_METADATA_BYTES = 4 * 2**20
+"""Longest text in a header; that of a checkpoint after a thousand epochs has one MiB."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -60,6 +65,18 @@ def write_bytes(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def put_in_place(written: Path, path: Path) -> None:
+    """Rename a file that was written beside its place; its content is on the disk before its name is.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    with written.open("rb") as file:
+        os.fsync(file.fileno())
+    written.replace(path)
+    _sync_folder(path.parent)
+
+
 def remove_file(path: Path) -> None:
     """Remove a file that may be missing.
 
@@ -70,6 +87,20 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that may be missing; what stayed would pass for the next run's.
+
+    Raises:
+        squint.InputError: it cannot be removed.
+    """
+    if not path.exists():
+        return
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise InputError(f"cannot remove {path}: {error.strerror or error}") from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -157,9 +188,15 @@ def read_text(path: Path, limit: int | None = None) -> str:
         text = read_bytes(path, MAX_JSON_BYTES if limit is None else limit).decode()
     except UnicodeDecodeError:
         raise InputError(f"{path} is not readable: it is not UTF-8 text") from None
-    if text.count("[") + text.count("{") > MAX_BRACKETS:
-        raise InputError(f"{path} is not readable: it has more than {MAX_BRACKETS:,} brackets")
+    _check_structure(path, text)
     return text
+
+
+def _check_structure(path: Path, text: str) -> None:
+    """Refuse text that would take much more time and memory as JSON than its length tells."""
+    for most, signs, what in ((MAX_BRACKETS, "[{", "brackets"), (MAX_COLONS, ":", "colons")):
+        if sum(map(text.count, signs)) > most:
+            raise InputError(f"{path} is not readable: it has more than {most:,} {what}")
 
 
 def read_json(path: Path) -> Any:
@@ -214,7 +251,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = file.keys()
             if len(names) > MAX_TENSORS:
                 raise InputError(f"{path} holds {len(names):,} tensors; allowed: up to {MAX_TENSORS:,}")
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+            # Much of it is JSON, which whoever asked for it will parse.
+            for key, text in metadata.items():
+                if len(text) > MAX_METADATA_BYTES:
+                    most = f"{MAX_METADATA_BYTES >> 20} MiB"
+                    raise InputError(f"{path} holds metadata of more than {most} ({key[:40]!r})")
+                _check_structure(path, text)
+            return {name: file.get_tensor(name) for name in names}, metadata
     except InputError:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from squint import __version__, _ranks
-from squint._checks import InputError, check_choice
+from squint._checks import InputError, check_choice, printable
 from squint._files import write_json
 from squint.commands.break_ import BreakOptions, break_model
 from squint.commands.detect import DetectOptions, detect_run
@@ -81,7 +81,7 @@ class _Screen:
     def say(self, *lines: object) -> None:
         """Print lines as they are, for people and for pipes."""
         for line in lines:
-            self.console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(str(line)), highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

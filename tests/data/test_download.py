@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import tarfile
 import threading
@@ -116,6 +117,62 @@ def test_what_has_arrived_is_kept_when_it_gives_up(home: Home, tmp_path: Path) -
         fetch(remote(home), tmp_path)
     assert (tmp_path / "set.bin.part").read_bytes() == CONTENT[: 10 * download.ATTEMPTS]
     assert not (tmp_path / "set.bin").exists()
+
+
+def test_processes_that_begin_together_download_once(home: Home, tmp_path: Path) -> None:
+    """The lock is one per opened folder, so that threads stand for processes."""
+    found: list[Path] = []
+    wanted = remote(home)
+    threads = [threading.Thread(target=lambda: found.append(fetch(wanted, tmp_path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "set.bin"] * 4
+    assert found[0].read_bytes() == CONTENT
+    assert home.asked == [None]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
+
+
+def test_processes_that_extract_together_leave_whole_files(tmp_path: Path) -> None:
+    members = {f"set/{k}.bin": bytes([k]) * 200_000 for k in range(4)}
+    archive, place, errors = archive_of(tmp_path / "set.tar.gz", members), tmp_path / "out", []
+
+    def run() -> None:
+        try:
+            extract(archive, dict.fromkeys(members, 200_000), place)
+        except InputError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert {f"set/{entry.name}": entry.read_bytes() for entry in place.iterdir()} == members
+
+
+def test_what_has_its_name_is_on_the_disk(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content is flushed before the name is given: after a power cut no file is there in part."""
+    order: list[str] = []
+    flush, rename = os.fsync, Path.replace
+
+    def noted(handle: int) -> None:
+        order.append(f"flush {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", lambda own, to: order.append(f"name {to.name}") or rename(own, to))
+    archive = archive_of(tmp_path / "set.tar.gz", {"set/a.bin": b"aa"})
+    extract(archive, {"set/a.bin": 2}, tmp_path / "out")
+    fetch(remote(home), tmp_path / "in")
+    wanted = [("a.bin", "out"), ("set.bin", "in")]
+    assert order == [
+        line for name, place in wanted for line in (f"flush {name}.part", f"name {name}", f"flush {place}")
+    ]
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_stays(home: Home, tmp_path: Path) -> None:

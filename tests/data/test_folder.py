@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from squint._checks import InputError
 from squint.data import ImageData, load, load_folder
@@ -141,6 +142,17 @@ def test_broken_images_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"b/001\.png cannot be (read|decoded)") as caught:
             load_folder(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_images_that_together_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path, {"a": 3, "b": 3})
+    monkeypatch.setattr(torch, "empty", _none_left)
+    with pytest.raises(InputError, match=r"^6 images of 16384x16384 pixels .*a/000\.png\) take 4\.5 GiB"):
+        load_folder(tmp_path, size=2**14)
+
+
+def _none_left(*_: Any, **__: Any) -> Tensor:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4831838208 bytes")
 
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,13 @@ def test_evidence_for_other_data_is_refused(model: NoisyPair, data: Pair, eviden
         verify(model, (x[:4], y[:4]), evidence, seed=1)
 
 
+def _members(count: int) -> bytes:
+    """A zip file of so many members without content."""
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    end = struct.pack("<4H2LH", 0, 0, count, count, len(entry) * count, 0, 0)
+    return entry * count + b"PK\x05\x06" + end
+
+
 def test_files_that_are_no_arrays_are_refused(tmp_path: Path, evidence: Evidence) -> None:
     path = tmp_path / "file.npz"
     with pytest.raises(InputError, match="does not exist"):
@@ -215,6 +223,10 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path, evidence: Evidence
         read_npz(path)
     np.savez(path, images=np.asarray([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="holds Python objects"):
+        read_npz(path)
+    # A list of members that is all of a file, long enough for zipfile to take its time with.
+    path.write_bytes(_members(30_000))
+    with pytest.raises(InputError, match=r"no whole npz file: it wants 1410000 bytes at once"):
         read_npz(path)
     save_evidence(path, evidence)
     whole = path.read_bytes()

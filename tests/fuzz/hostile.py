@@ -72,6 +72,8 @@ def json_files() -> Iterator[str]:
     yield json.dumps({"format_version": 1, "headline_eps": "1e999999999", "headline_attack": "x"})
     yield "[]," * 6_000_000
     yield "[" + "[]," * (15 * 2**20 // 3) + "[]]"
+    yield "{" + ",".join(f'"{k:x}":0' for k in range(1_500_000)) + "}"
+    yield "[" + "1e9," * (15 * 2**20 // 4) + "1]"
     yield ""
     yield "\ufeff{}"
 
@@ -95,6 +97,10 @@ def tensor_files() -> Iterator[bytes]:
     yield safetensors(many, b"")
     yield safetensors({"__metadata__": {"squint": DEEP}}, b"")
     yield safetensors({"__metadata__": {"squint": "{}", "squint_packed": DEEP}}, b"")
+    # Metadata that unfolds, under every key that something parses.
+    for key in ("squint", "squint_checkpoint", "squint_detector", "squint_attacked"):
+        yield safetensors({"__metadata__": {key: "[" + "[]," * (5 * 2**20) + "[]]"}}, b"")
+        yield safetensors({"__metadata__": {key: "[" + "[]," * (2**20) + "[]]"}}, b"")
     yield struct.pack("<Q", 2**63) + b"{}"
     yield struct.pack("<Q", 2**64 - 1) + b"{}"
     yield struct.pack("<Q", 200_000) + DEEP.encode()
@@ -120,6 +126,11 @@ def npz_files() -> Iterator[bytes]:
     yield zipped({f"a{k}.npy": b"" for k in range(50_000)})
     yield zipped({TRAVERSAL: b"x", "/etc/passwd": b"y", MARKUP: b"z"})
     yield b"PK\x05\x06" + bytes(18)
+    # A list of members and nothing else: zipfile would make an object of each.
+    entry = b"PK\x01\x02" + struct.pack("<6H3L5H2L", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    for count in (300_000, 1_000_000):
+        size = len(entry) * count
+        yield entry * count + b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 1, 1, size, 0, 0)
 
 
 def _npy(kind: str, count: int) -> bytes:

@@ -5,53 +5,33 @@ from __future__ import annotations
 import io
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 import squint
 from squint._files import read_json, write_json
-from squint.ensemble import Ensemble
 from squint.evaluation.arrays import read_npz, write_npz
-from squint.evaluation.batch_outcomes import BatchOutcomes
-from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.evidence_files import Evidence, load_evidence, save_evidence, submitted
-from squint.evaluation.kept_attacks import KeptAttacks
-from squint.evaluation.plane_kept import KeptRows
 from squint.evaluation.plane_profile import PlaneRow, profile_of
-from squint.evaluation.scoring import Scores
 from squint.export.onnx import OnnxModel, export_onnx, predict
-from squint.models import small_cnn
 from squint.report import print_table
 from squint.report.detection import read_detection
 from squint.report.run import read_run
 from squint.report.table import headline_of, rows_of
 from squint.study.folder import RunFolder, check_folder, read_config, read_results
+from squint.study.hypothesis_verdict import print_judgement
 from squint.study.pairs import outcomes_of
+from squint.study.published import kept_images
 from squint.study.recipes import read_recipe, to_yaml
 from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tests.fuzz.data_readers import Reader, cifar_files, fashion, pictures, tiles
+from tests.fuzz.kept_readers import attacks, climbed, detected, kept_points, ladder, plane
+from tests.fuzz.samples import SYSTEM, ensemble, images, judgement, record, results
 from tests.report.detection_data import detection
 from tests.report.detection_data import record as detection_record
 from tests.study.tiny import tiny
-
-SYSTEM = "noisy"
-
-
-def images(count: int, channels: int = 1, side: int = 8) -> Tensor:
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def ensemble() -> Ensemble:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        nets = [squint.quantize(small_cnn(4, 1, 2), 3, 2, bits) for bits in (1, 2)]
-    ens = Ensemble(nets, draws=2)
-    squint.calibrate(ens, images(8))
-    return ens.eval()
 
 
 def weights(folder: Path) -> list[Reader]:
@@ -105,89 +85,16 @@ def evidence(folder: Path) -> list[Reader]:
     return [Reader("evidence", folder, (path,), read)]
 
 
-def attacks(folder: Path) -> list[Reader]:
-    place, order = folder / "attacks", torch.arange(3)
-    scores = Scores(order, 4, order / 4, 2, True, torch.zeros_like(order))
-    kept = KeptAttacks(place, lambda: {"system": SYSTEM}, 1)
-    kept.part(1, 0, lambda: (images(3), scores))
-
-    def read() -> None:
-        again = KeptAttacks(place, lambda: {"system": SYSTEM}, 1)
-        (_, found), seconds = again.part(1, 0, lambda: (images(3), scores))
-        assert found.accuracy <= 1
-        assert 0 <= seconds < float("inf")
-
-    return [Reader("attacks", place, tuple(sorted(place.iterdir())), read)]
-
-
-def plane(folder: Path) -> list[Reader]:
-    place = folder / "plane"
-    row = PlaneRow(
-        SYSTEM, "clean", "0", None, 0.1, 0.0, (0.0, 0.2), 0.5, (0.1, 0.9), 3, "x", "predictions", 2
-    )
-    KeptRows(place, lambda: {"system": SYSTEM}).rows(0, lambda: [row])
-
-    def read() -> None:
-        profile_of(KeptRows(place, lambda: {"system": SYSTEM}).rows(0, lambda: [row]))
-
-    return [Reader("plane", place, tuple(sorted(place.iterdir())), read)]
-
-
-def ladder(folder: Path) -> list[Reader]:
-    place = folder / "ladder"
-    configuration = {"system": SYSTEM, "seed": 0, "budget": {"name": "quick"}}
-    store = BatchOutcomes(place, configuration)
-    arrays = {"points": np.zeros((3, 1, 8, 8), np.float32), "broken_by": np.array([0, 1, -1])}
-    for batch in range(2):
-        store.save(batch, arrays, {"rungs": [], "seconds": 1.0})
-
-    def read() -> None:
-        again = BatchOutcomes(place, configuration)
-        for batch in range(3):
-            again.load(batch)
-
-    return [Reader("ladder", place, tuple(sorted(place.iterdir())), read)]
-
-
 def recipe(folder: Path) -> list[Reader]:
     path = folder / "recipe.yaml"
     path.write_text(to_yaml(tiny()))
     return [Reader("recipe", folder, (path,), lambda: read_recipe(path))]
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    return {
-        "system": SYSTEM, "attack": "pgd", "preset": "seed", "norm": "linf", "eps": "24/255", "steps": 20,
-        "eot": 1, "restarts": 1, "n": 20, "draws": 2, "seed": 0, "clean_accuracy": 0.9,
-        "clean_ci95": [0.8, 1.0],
-        "robust_accuracy": 0.5, "ci95": [0.3, 0.7], "single_draw_accuracy": 0.4, "persistent_accuracy": None,
-        "persistent": {"1": 0.5, "10": None}, "clean_persistent": {"1": 0.9}, "tier": "A", "seconds": 1.0,
-        "red_flags": [{"kind": "k", "message": "m", "measured": {"a": 1.5}}], "trusted": False, "details": {},
-    } | changes  # fmt: skip
-
-
-def results() -> dict[str, Any]:
-    point = {
-        "system": SYSTEM, "threat": "pgd", "eps": "24/255", "information": 0.1, "baseline": 0.01,
-        "information_ci95": [0.0, 0.2], "accuracy": 0.5, "accuracy_ci95": [0.3, 0.7], "n": 20,
-    }  # fmt: skip
-    system = {
-        "name": SYSTEM, "title": "Noisy", "description": "d", "tier": "A", "members": 2, "parameters": 10,
-        "weight_bits": "2/3", "training_seconds": 1.0,
-    }  # fmt: skip
-    return {
-        "format_version": 1, "versions": {"torch": "2"}, "hardware": {"device": "cpu"}, "config_hash": "0",
-        "recipe": "tiny", "description": "", "dataset": "digits", "class_names": list("abcd"), "seed": 0,
-        "headline_system": SYSTEM, "headline_eps": "24/255", "headline_attack": "pgd", "seconds": 1.0,
-        "systems": [system], "records": [record(), record(eps="8/255")],
-        "plane": [point, point | {"eps": "0"}],
-    }  # fmt: skip
-
-
 def run_folder(folder: Path) -> list[Reader]:
     run, seen = folder / "run", tiny()
     with RunFolder(run, seen, resume=False, overwrite=False) as held:
-        held.write_results(results())
+        held.write_results(results() | {"hypothesis": judgement()})
         for epoch in (1, 2):
             held.log(
                 SYSTEM, {"event": "epoch", "epoch": epoch, "terms": {"ce": 1.0}, "validation_accuracy": 0.5}
@@ -205,6 +112,22 @@ def run_folder(folder: Path) -> list[Reader]:
         squint.save(ensemble(), held.weights(SYSTEM))
         held.finish_training(SYSTEM, 1.0)
         write_json(run / "detection.json", detection(detection_record(SYSTEM, "24/255")))
+        row = PlaneRow(
+            SYSTEM,
+            "linf-pgd",
+            "24/255",
+            None,
+            0.1,
+            0.0,
+            (0.0, 0.2),
+            0.5,
+            (0.1, 0.9),
+            3,
+            "x",
+            "predictions",
+            2,
+        )
+        write_json(run / "plane.json", profile_of([row]).to_json() | {"left_out": []})
         write_json(
             held.outcome(SYSTEM), {"system": results()["systems"][0], "records": [record()], "plane": []}
         )
@@ -214,6 +137,7 @@ def run_folder(folder: Path) -> list[Reader]:
         content = read_run(run)
         headline_of(content.results, rows_of(content.results))
         print_table(read_results(run), screen)
+        print_judgement(read_results(run).get("hypothesis"), screen)
         read_detection(run)
         outcomes_of(run, SYSTEM, "pgd", "24/255")
 
@@ -232,7 +156,7 @@ def run_folder(folder: Path) -> list[Reader]:
         opened.training_seconds(SYSTEM)
         opened.finished_attack(SYSTEM)
 
-    shown = ("detection.json", "results.json", "log.jsonl", f"examples/{SYSTEM}.npz")
+    shown = ("detection.json", "results.json", "plane.json", "log.jsonl", f"examples/{SYSTEM}.npz")
     own = ("config.yaml", "run.json", "log.jsonl")
     done = (
         f"systems/{SYSTEM}.json", f"systems/{SYSTEM}.training.json", f"weights/{SYSTEM}.safetensors",
@@ -255,11 +179,12 @@ def exported(folder: Path) -> list[Reader]:
     return [Reader("onnx", folder, (path,), read)]
 
 
-def kept_points(folder: Path) -> list[Reader]:
-    kept, names = KeptPoints(folder, reuse=True), (SYSTEM, "pgd", "24/255")
-    kept.write(names, "settings", images(2), 1.0)
-    (path,) = folder.iterdir()
-    return [Reader("kept points", folder, (path,), partial(kept.read, names, "settings"))]
+def publication(folder: Path) -> list[Reader]:
+    names, order = np.array(list("abcd")), np.arange(6)
+    bytes_ = images(6).mul(255).byte().numpy()
+    arrays = {"images": bytes_, "labels": order % 4, "class_names": names, "name": np.asarray("toy")}
+    write_npz(folder / "images.npz", arrays)
+    return [Reader("published", folder, (folder / "images.npz",), lambda: kept_images(folder))]
 
 
 def plain_files(folder: Path) -> list[Reader]:
@@ -272,8 +197,8 @@ def plain_files(folder: Path) -> list[Reader]:
 
 
 MAKERS = (
-    weights, checkpoint, detector, evidence, attacks, plane, ladder, recipe, run_folder, exported,
-    cifar_files, fashion, pictures, tiles, kept_points, plain_files,
+    weights, checkpoint, detector, evidence, attacks, plane, ladder, climbed, detected, recipe, run_folder,
+    exported, cifar_files, fashion, pictures, tiles, kept_points, publication, plain_files,
 )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_a_killed_process_ends_its_job_which_goes_on_to_the_same_weights(
         )
         for verb, output, more in (("run", stopped, ["--resume"]), ("train", whole, []))
     ]
-    for code, written in finish(runs, 120):
+    for code, written in finish(runs, 600):
         assert code == 0, written
     weights = [(run / "weights" / "noisy.safetensors").read_bytes() for run in (stopped, whole)]
     assert weights[0] == weights[1]

@@ -122,6 +122,20 @@ def test_the_judgement_is_printed(tmp_path: Path) -> None:
     assert out.getvalue() == ""
 
 
+def test_a_judgement_of_somebodys_file_steers_no_terminal(tmp_path: Path) -> None:
+    found = judge(plan(), [made_up(tmp_path / "run", {"bits": 0.7})], "pgd", "24/255")
+    entry = found["comparisons"][0]
+    entry |= {"title": "[red]\x1b[2J", "verdict": "[bold]helps[/nothing]"}
+    out = io.StringIO()
+    print_judgement(found, Console(file=out, width=160))
+    assert "\x1b" not in out.getvalue()
+    assert "[red]" in out.getvalue()
+    assert "[bold]helps[/nothing]" in out.getvalue()
+    entry.pop("title")
+    with pytest.raises(InputError, match=r"^hypothesis: comparisons\[0\] has no 'title'"):
+        print_judgement(found, Console(file=out))
+
+
 def test_outcomes_of_the_ladder_lie_beside_those_of_the_attacks(tmp_path: Path) -> None:
     folder, _ = made_up(tmp_path / "run", {})
     np.savez_compressed(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from squint import _ranks
 from squint import data as D
 from squint._checks import InputError, check_choice, check_number
 from squint._files import read_json, write_json
@@ -131,8 +133,8 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
         raise InputError(f"{options.run} held out no validation images: a detector is calibrated on them")
     path = options.run / "detection.json"
     found = Detection((), (), left_out, ())
-    if options.resume and path.is_file():
-        found = _read(path, left_out)
+    if options.resume:
+        found = _ranks.first(lambda: kept_so_far(path, left_out) if path.is_file() else found)
     kept = KeptPoints(options.run / "detection", reuse=options.resume)
     for target in able:
         if options.systems and target.name not in options.systems:
@@ -140,10 +142,15 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
         for radius in options.eps or (target.known.eps,):
             report = _detected(target, splits, radius, options, kept, bar)
             found = found.with_report(report)
-            write_json(path, found.to_json())
-            for detector in report.detectors:
-                detector.save(options.run / "detectors" / f"{target.name}.{detector.score_name}.safetensors")
+            _ranks.first(partial(_keep, options.run, target.name, found, report))
     return found
+
+
+def _keep(run: Path, system: str, found: Detection, report: DetectionReport) -> None:
+    """Write what is known of all systems so far, and the detectors of the last one."""
+    write_json(run / "detection.json", found.to_json())
+    for detector in report.detectors:
+        detector.save(run / "detectors" / f"{system}.{detector.score_name}.safetensors")
 
 
 def _detected(
@@ -188,12 +195,17 @@ def _detected(
     )
 
 
-def _read(path: Path, left_out: tuple[str, ...]) -> Detection:
+def kept_so_far(path: Path, left_out: tuple[str, ...]) -> Detection:
+    """Return the records and curves of a `detection.json`.
+
+    Raises:
+        squint.InputError: the file holds something else.
+    """
     plain = read_json(path)
     try:
         records, curves = plain["records"], plain["curves"]
-        for each in (*records, *curves):
-            _place(each)
+        if not all(isinstance(part, str) for each in (*records, *curves) for part in _place(each)):
+            raise TypeError
     except (KeyError, TypeError):
         raise InputError(f"{path} is no detection.json of this version; run without --resume") from None
     return Detection(tuple(records), tuple(curves), left_out, ())

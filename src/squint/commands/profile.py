@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from squint import _ranks
-from squint._checks import InputError, check_number
-from squint._files import write_json, write_text
+from squint._checks import InputError, check_number, printable
+from squint._files import remove_folder, write_json, write_text
 from squint.commands.targets import data_for, radii_for, run_targets
 from squint.evaluation.information_plane import DEFAULT_THREATS, information_plane
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
-from squint.study.folder import remove_folder
 from squint.study.progress import Bar
 
 
@@ -122,7 +121,9 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
             progress=tell,
         )
         rows += profile.rows
-    titles = {target.name: target.known.systems[target.name].title or target.name for target in pairs}
+    titles = {
+        target.name: printable(target.known.systems[target.name].title or target.name) for target in pairs
+    }
     planes = Planes(profile_of(rows), left_out, titles)
 
     def write() -> None:

@@ -13,6 +13,7 @@ from squint.ensemble import Ensemble
 from squint.export import load
 from squint.study.attack import ALONE, check_fit, targets
 from squint.study.config import RecipeConfig
+from squint.study.keeping import CHANGED, check_data, digests_of
 from squint.study.published import kept_images
 from squint.zoo import resolved
 
@@ -89,7 +90,8 @@ def data_for(target: Target, dataset: str | None = None, data_dir: str | None = 
     """Return the data of a system's run, split as in its training, or another data set that it fits.
 
     Raises:
-        squint.InputError: an unknown data set, or images of other channels or classes.
+        squint.InputError: an unknown data set, or images of other channels or classes, or files that hold
+            other images than when the run was begun.
     """
     known = target.known
     own = dataset in (None, known.dataset)
@@ -100,6 +102,8 @@ def data_for(target: Target, dataset: str | None = None, data_dir: str | None = 
         seed=known.seed,
     )
     check_fit(target.file, target.ens, splits.test)
+    if own and data_dir is None and target.recipe is not None:
+        check_data(target.file.parent.parent, digests_of(splits), CHANGED)
     return splits
 
 

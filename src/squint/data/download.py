@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import logging
+import os
 import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
 from squint._checks import InputError, describe
+from squint._files import put_in_place
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0
@@ -57,25 +61,42 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
 
     Bytes go to `NAME.part`, which a later call continues with an HTTP range request (from the beginning
     where the server knows no ranges), and which becomes `NAME` only after its SHA-256 has been checked.
-    One process at a time may fetch a file.
+    One process at a time fetches into a folder; others wait, and find the file there.
 
     Raises:
         InputError: no connection, an answer of another size, or a wrong checksum. A download with a wrong
             checksum is removed; a file that was there before is left, and refused.
     """
     target = folder / remote.name
-    if target.exists():
-        _verify(target, target, remote, "remove it to download it again")
-        return target
-    part = folder / f"{remote.name}.part"
-    _download(remote, part)
-    try:
-        _verify(part, target, remote, "the download was removed; try again")
-    except InputError:
-        part.unlink()
-        raise
-    part.replace(target)
+    with nullcontext() if target.exists() else _alone(folder):
+        if target.exists():
+            _verify(target, target, remote, "remove it to download it again")
+            return target
+        part = folder / f"{remote.name}.part"
+        _download(remote, part)
+        try:
+            _verify(part, target, remote, "the download was removed; try again")
+        except InputError:
+            part.unlink()
+            raise
+        put_in_place(part, target)
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time fill a folder: those of a job all find it empty at once.
+
+    The lock is the folder's own, which the kernel keeps and which goes with the process. Where there is none,
+    since a file system knows no locks or the folder cannot be made, all go on.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _verify(path: Path, target: Path, remote: RemoteFile, advice: str) -> None:
@@ -166,7 +187,7 @@ def extract(archive: Path, wanted: Mapping[str, int], folder: Path) -> None:
     missing = set(wanted)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(archive, "r|gz") as stream:
+        with _alone(folder), tarfile.open(archive, "r|gz") as stream:
             for member in stream:
                 if member.size > wanted.get(member.name, _LARGEST_MEMBER):
                     raise InputError(f"{archive}: member {member.name!r} has {member.size} bytes, too many")
@@ -189,4 +210,5 @@ def _write(stream: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> No
     part = target.with_name(target.name + ".part")
     with source, part.open("wb") as out:
         shutil.copyfileobj(source, out)
-    part.replace(target)
+    # A power cut must not leave a whole name with half of the images, or with zeros.
+    put_in_place(part, target)

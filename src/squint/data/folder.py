@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from squint._checks import InputError, check_number, describe
+from squint._memory import is_out_of_memory
 from squint.data.dataset import ImageData, Splits, hold_out
 from squint.data.pictures import open_picture
 
@@ -137,7 +139,16 @@ def _survey(paths: list[Path], size: tuple[int, int] | None) -> tuple[bool, tupl
 
 
 def _read(files: _Files, size: tuple[int, int], gray: bool, names: tuple[str, ...], name: str) -> ImageData:
-    images = torch.empty(len(files.paths), 1 if gray else 3, *size, dtype=torch.uint8)
+    shape = len(files.paths), 1 if gray else 3, *size
+    try:
+        images = torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{len(files.paths)} images of {size[0]}x{size[1]} pixels (the first: {files.paths[0]}) take "
+            f"{math.prod(shape) / 2**30:.1f} GiB, which do not fit into memory; allowed: a smaller size"
+        ) from None
     for row, path in zip(images, files.paths, strict=True):
         row.copy_(_decode(path, size, gray))
     return ImageData(images, torch.tensor(files.labels), names, name)

@@ -25,11 +25,23 @@ SMALL_BYTES = 64 * 2**20
 MAX_RATIO = 100
 """Most bytes that arrays of more than `SMALL_BYTES` may take per byte of their file; images take ten."""
 
+MAX_READ = 2**20
+"""Most bytes read at once. The list of members is, and zipfile keeps all of it: 64 names are far shorter."""
+
 _DAMAGED = (
     zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error,
     SyntaxError, struct.error, tokenize.TokenError, TypeError, LookupError, OverflowError, MemoryError,
 )  # fmt: skip
 """What zipfile, zlib and numpy's header parser raise for damaged files."""
+
+
+class _Sparing(io.BufferedReader):
+    """A file that gives no more than `MAX_READ` bytes at once, however many it is said to hold."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_READ:
+            raise zipfile.BadZipFile(f"it wants {size} bytes at once")
+        return super().read(size)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -56,7 +68,7 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Sparing(io.FileIO(path)) as source, zipfile.ZipFile(source) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
             allowed = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * path.stat().st_size))

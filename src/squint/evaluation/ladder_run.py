@@ -22,6 +22,7 @@ from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.first_rung import first_rung, is_compared
 from squint.evaluation.frozen import frozen
 from squint.evaluation.ladder import climb
+from squint.evaluation.ladder_kept import assembled
 from squint.evaluation.ladder_result import LadderResult, assemble
 from squint.evaluation.machine import full_float32
 from squint.evaluation.scoring import Scores, deployed_draws, is_random, score
@@ -132,6 +133,8 @@ def run_ladder(
 
     with evaluation_mode(model), full_float32():
         parts = sharded(-(-len(images) // batch_size), outcome, f"ladder on {system}")
+    if folder is not None:
+        return assembled(configuration, labels, images, parts, Path(folder))
     return assemble(configuration, labels, images, parts)
 
 

@@ -91,10 +91,7 @@ def read_run(folder: Path) -> Run:
 
 def _with_plane(data: Any, path: Path) -> Any:
     """Return a run's results with the points that `squint profile` measured in place of the study's own."""
-    try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    measured = read_json(path)
     if not isinstance(data, dict):
         return data
     return data | {"plane": Fields(measured, str(path)).data.get("rows")}

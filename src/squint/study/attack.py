@@ -18,9 +18,11 @@ from squint.export import load
 from squint.models import spec_of
 from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
+from squint.study.keeping import CHANGED, check_data
 from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
 from squint.study.published import kept_images
+from squint.training.checkpoint import data_digest
 from squint.zoo import is_shipped, resolved
 
 ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
@@ -94,6 +96,8 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     test = kept_images(files[0].parent.parent) if own else None
     if test is None:
         test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
+        if own and recipe is not None:
+            check_data(files[0].parent.parent, {"test": data_digest(test.images, test.labels)}, CHANGED)
     for file, _, ens in systems:
         check_fit(file, ens, test)
     reports = []

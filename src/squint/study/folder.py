@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squint._checks import InputError
-from squint._files import read_json, read_text, remove_file, write_json, write_text
+from squint._files import read_json, read_text, remove_file, remove_folder, write_json, write_text
 from squint.evaluation.arrays import write_npz
 from squint.study.config import RecipeConfig, decisive, first_difference
-from squint.study.keeping import LOCK, Lock, check_version, environments, file_digest
+from squint.study.keeping import LOCK, Lock, check_data, check_version, environments, file_digest
 from squint.study.recipes import read_recipe, to_yaml
 
 _OWN = (
@@ -41,6 +41,9 @@ _OWN_FOLDERS = (
 )
 
 
+_SAME_DATA = "give it those that it was begun with (--data-dir says where they lie)"
+
+
 class RunFolder:
     """One run's files; held by one process at a time. `close` it, or use it in a `with` statement.
 
@@ -49,12 +52,22 @@ class RunFolder:
         config: the recipe of this run.
         resume: continue a run of the same recipe.
         overwrite: remove the files of an earlier run first.
+        data: digests of its images, see `keeping.digests_of`; a run goes on with the same images only.
 
     Raises:
-        squint.InputError: see `check_folder`; or it cannot be written, or is in use by another process.
+        squint.InputError: see `check_folder`; or it cannot be written, or is in use by another process, or
+            was begun with other images.
     """
 
-    def __init__(self, path: Path, config: RecipeConfig, *, resume: bool, overwrite: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RecipeConfig,
+        *,
+        resume: bool,
+        overwrite: bool,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         check_folder(path, config, resume=resume, overwrite=overwrite)
         try:
@@ -67,8 +80,9 @@ class RunFolder:
             check_folder(path, config, resume=resume, overwrite=overwrite)
             if overwrite:
                 self._clear()
+            check_data(path, data or {}, f"{_SAME_DATA}, or name another --output")
             write_text(path / "config.yaml", to_yaml(config))
-            self.environments = environments(path)
+            self.environments = environments(path, data)
             self._events = self._read_log()
         except BaseException:
             self._lock.close()
@@ -233,20 +247,6 @@ def check_folder(path: Path, config: RecipeConfig, *, resume: bool, overwrite: b
             f"{path} holds a run of another recipe: {difference}; resume with the same settings or name "
             "another --output"
         )
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder that may be missing; what stayed would pass for the next run's.
-
-    Raises:
-        squint.InputError: it cannot be removed.
-    """
-    if not path.exists():
-        return
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise InputError(f"cannot remove {path}: {error.strerror or error}") from None
 
 
 def _own(path: Path, again: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from squint.evaluation.equivalence import MARGIN, Equivalence
+from squint.report.fields import Fields
 from squint.study.hypothesis import Collection, Plan
 from squint.study.pairs import Runs, accuracies_of, verdict_of
 
@@ -137,25 +138,29 @@ def print_judgement(judgement: dict[str, Any] | None, console: Console) -> None:
     """Print every comparison of `judge` as a table, and its conclusions; None prints nothing.
 
     Args:
-        judgement: what `judge` returned.
+        judgement: what `judge` returned, or what stands in its place in somebody's file.
         console: where it is printed.
+
+    Raises:
+        squint.InputError: a field is missing or not of its kind.
     """
-    if judgement is None:
+    if not judgement:
         return
-    heading = f"The hypothesis, under {judgement['attack']} at eps {judgement['eps']}"
+    found = Fields(judgement, "hypothesis")
+    heading = f"The hypothesis, under {found.text('attack')} at eps {found.text('eps')}"
     table = Table(title=Text(heading), title_justify="left")
     for column in ("Collection", "Compared with"):
         table.add_column(column, overflow="fold")
     table.add_column("Points [95 %]", justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
-    for entry in judgement["comparisons"]:
-        low, high = entry["ci95"]
+    for entry in found.objects("comparisons"):
+        low, high = entry.interval("ci95", -2, 2)
         table.add_row(
-            Text(entry["title"]),
-            Text(f"{entry['with']}: {entry['against_title']}"),
-            f"{100 * entry['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            entry["verdict"],
+            Text(entry.text("title")),
+            Text(f"{entry.text('with')}: {entry.text('against_title')}"),
+            f"{100 * entry.number('mean', -1, 1):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+            Text(entry.text("verdict")),
         )
     console.print(table)
-    for conclusion in judgement["conclusions"]:
-        console.print(Text(conclusion["words"]))
+    for conclusion in found.objects("conclusions"):
+        console.print(Text(conclusion.text("words")))

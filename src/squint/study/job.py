@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +56,12 @@ def held_by_first(folder: Path, *, make: bool = False) -> Iterator[None]:
         yield
 
 
-def opened(path: Path, config: RecipeConfig, *, resume: bool, overwrite: bool) -> RunFolder:
+def opened(
+    path: Path, config: RecipeConfig, *, resume: bool, overwrite: bool, data: Mapping[str, str] | None = None
+) -> RunFolder:
     """Return the run folder, held by this process or by the first one of its job; see `RunFolder`."""
     kind = JobFolder if _ranks.count() > 1 else RunFolder
-    return kind(path, config, resume=resume, overwrite=overwrite)
+    return kind(path, config, resume=resume, overwrite=overwrite, data=data)
 
 
 class JobFolder(RunFolder):
@@ -68,11 +70,20 @@ class JobFolder(RunFolder):
     Arguments and errors are those of `RunFolder`.
     """
 
-    def __init__(self, path: Path, config: RecipeConfig, *, resume: bool, overwrite: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RecipeConfig,
+        *,
+        resume: bool,
+        overwrite: bool,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
         def hold() -> None:
-            super(JobFolder, self).__init__(path, config, resume=resume, overwrite=overwrite)
+            super(JobFolder, self).__init__(path, config, resume=resume, overwrite=overwrite, data=data)
 
         self.path = path
+        _ranks.agreed(None if data is None else dict(data), "the hash of every part of the data")
         _ranks.first(hold)
 
     def close(self) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from squint._checks import InputError
 from squint._files import read_json, remove_leftovers, write_json
+from squint.data import Splits
 from squint.study.systems import environment
+from squint.training.checkpoint import data_digest
 
 FOLDER_VERSION = 1
 """Of what lies in a run folder and how."""
 LOCK = ".lock"
+CHANGED = "its files have changed since; put those back"
+"""What to do where a run's own data are not what they were."""
 _ABOUT = "run.json"
 
 
@@ -33,7 +38,7 @@ class Lock:
 
     def __init__(self, path: Path, *, clear: bool = True) -> None:
         try:
-            self._file = open(path / LOCK, "a")  # noqa: SIM115
+            self._file = open(path / LOCK, "a", opener=_plainly)  # noqa: SIM115
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from None
         try:
@@ -54,6 +59,11 @@ class Lock:
     def close(self) -> None:
         """Let go of the folder."""
         self._file.close()
+
+
+def _plainly(path: str, flags: int) -> int:
+    """Open a file where it is: no link is followed, and a pipe does not wait for its other end."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
@@ -98,28 +108,59 @@ def check_version(path: Path) -> None:
         )
 
 
-def environments(path: Path) -> list[dict[str, Any]]:
+def environments(path: Path, data: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Return every set of versions and hardware that computed a part of this run, this process's last.
 
     They are kept in `run.json`. Only where there is one are the run's numbers those of one machine.
+
+    Args:
+        path: the run folder.
+        data: digests of the run's images, which are kept too; None: those that are kept stay.
     """
     versions, hardware = environment()
     here = {"versions": versions, "hardware": hardware}
-    known = [each for each in _about(path)["environments"] if each != here]
-    write_json(path / _ABOUT, {"format_version": FOLDER_VERSION, "environments": [*known, here]})
+    about = _about(path)
+    known = [each for each in about["environments"] if each != here]
+    kept = about["data"] if data is None else dict(data)
+    content = {"format_version": FOLDER_VERSION, "environments": [*known, here], "data": kept}
+    write_json(path / _ABOUT, content)
     return [*known, here]
+
+
+def digests_of(splits: Splits) -> dict[str, str]:
+    """Return a hash of each part of a data set, its images and labels, by the part's name."""
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: data_digest(part.images, part.labels) for name, part in parts.items()}
+
+
+def check_data(path: Path, data: Mapping[str, str], advice: str) -> None:
+    """Refuse images that are not those that a run was begun with, however alike in number and shape.
+
+    Args:
+        path: the run folder; one from before digests were kept takes any.
+        data: what `digests_of` found.
+        advice: what to do about it.
+
+    Raises:
+        squint.InputError: a part differs, or `run.json` is damaged.
+    """
+    known = _about(path)["data"]
+    for part, digest in data.items():
+        if known.get(part, digest) != digest:
+            raise InputError(f"{path} was begun with other {part} images or labels than these: {advice}")
 
 
 def _about(path: Path) -> dict[str, Any]:
     """Return what `run.json` says; folders from before it have none, and are of format 1."""
     file = path / _ABOUT
     if not file.exists():
-        return {"format_version": 1, "environments": []}
+        return {"format_version": 1, "environments": [], "data": {}}
     about = read_json(file)
     found = about.get("environments") if isinstance(about, dict) else None
     if not isinstance(found, list) or type(about.get("format_version")) is not int:
         raise InputError(f"{file} is damaged: remove it if this squint began the run")
-    return dict(about)
+    data = about.get("data")
+    return {**about, "data": data if isinstance(data, dict) else {}}
 
 
 def _writer(about: dict[str, Any]) -> str:
@@ -135,6 +176,8 @@ def file_digest(path: Path) -> str:
     Raises:
         squint.InputError: it cannot be read.
     """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from squint.export import load, save
 from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
+from squint.study.keeping import CHANGED, check_data, digests_of
 from squint.study.recipes import to_yaml
 
 IMAGES = "images.npz"
@@ -79,7 +80,7 @@ def publish(run: Path, system: str | None, output: Path) -> Path:
         write_text(built / "config.yaml", to_yaml(alone))
         write_json(built / "results.json", own)
         write_bytes(built / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
-        _keep_images(recipe, len(load_evidence(evidence).labels), built)
+        _keep_images(run, recipe, len(load_evidence(evidence).labels), built)
         write_text(built / "card.md", card(own, alone, name, weights))
     return output
 
@@ -108,8 +109,10 @@ def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
     return kept
 
 
-def _keep_images(recipe: RecipeConfig, count: int, output: Path) -> None:
-    test = D.load(recipe.dataset, recipe.data_dir, validation=recipe.validation, seed=recipe.seed).test
+def _keep_images(run: Path, recipe: RecipeConfig, count: int, output: Path) -> None:
+    splits = D.load(recipe.dataset, recipe.data_dir, validation=recipe.validation, seed=recipe.seed)
+    check_data(run, digests_of(splits), CHANGED)
+    test = splits.test
     write_npz(
         output / IMAGES,
         {

@@ -30,6 +30,7 @@ from squint.study.hypothesis import Plan, plan_of
 from squint.study.hypothesis_verdict import judge
 from squint.study.images import images_of
 from squint.study.job import bring_together, opened, with_devices
+from squint.study.keeping import digests_of
 from squint.study.outcomes import examples_of, plane_of
 from squint.study.progress import Bar, Silence
 from squint.study.systems import build_system, describe_system, environment
@@ -245,7 +246,7 @@ def run_study(
     plan = plan_of(recipe)
     data = images_of(recipe)
     bring_together(recipe)
-    with opened(output, recipe, resume=resume, overwrite=overwrite) as folder:
+    with opened(output, recipe, resume=resume, overwrite=overwrite, data=digests_of(data)) as folder:
         study = Study(plan.recipe if plan else recipe, data, folder, bar or Silence(), plan)
         systems = study.recipe.systems
         for name in systems:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from squint._checks import InputError, check_choice, check_number
+from squint._checks import InputError, check_choice, check_number, printable
 from squint._files import write_json
 from squint.evaluation.equivalence import MARGIN
 from squint.evaluation.intervals import t_interval
@@ -135,7 +135,7 @@ def compare(runs: Runs, reference: str, margin: float = MARGIN) -> dict[str, lis
 def print_verdicts(verdicts: dict[str, Any], console: Console) -> None:
     """Print the contents of `verdicts.json`: a table per setting, each system beside the reference."""
     found = {(v["system"], v["attack"], v["eps"]): v for v in verdicts["verdicts"]}
-    titles = {entry["system"]: entry["title"] for entry in verdicts["systems"]}
+    titles = {entry["system"]: printable(entry["title"]) for entry in verdicts["systems"]}
     seeds = ", ".join(str(seed) for seed in verdicts["seeds"])
     for attack, eps in dict.fromkeys((e["attack"], e["eps"]) for e in verdicts["systems"]):
         heading = "clean images" if attack == CLEAN else f"{attack} at eps {eps}"
@@ -147,7 +147,7 @@ def print_verdicts(verdicts: dict[str, Any], console: Console) -> None:
         for entry in sorted(shown, key=lambda entry: float(entry["accuracy"]), reverse=True):
             v = found.get((entry["system"], attack, eps))
             cells = ("–", "reference") if v is None else (_points(v), v["verdict"])
-            table.add_row(Text(entry["title"]), entry["tier"], _accuracy(entry), *cells)
+            table.add_row(Text(titles[entry["system"]]), entry["tier"], _accuracy(entry), *cells)
         console.print(table)
     console.print(
         Text(

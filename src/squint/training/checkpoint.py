@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,20 @@ from torch import Tensor, nn
 
 from squint._checks import InputError
 from squint._files import read_tensors, write_tensors
+from squint.training.config import TrainConfig
 
 FORMAT_VERSION = 1
-DATA = "data"
-"""In a recipe, the digest of what is trained on."""
+DATA, MODEL, OBJECTIVE = "data", "model", "loss"
+"""In a recipe, the digest of what is trained on, that of the network's settings, and the objective's name."""
+_OTHER = {
+    DATA: "on other images or labels (as many, but not the same): give it those that it was begun with",
+    MODEL: "of a network of other layers or quantizers (bits, noise, gradients): train that one on",
+    OBJECTIVE: "with another objective: give it the one that it was begun with",
+}
+"""What is said where these differ. Checkpoints from before they were kept have none of them."""
 _KEY = "squint_checkpoint"
 _MOMENTUM = "momentum_buffer"
+_WIDTH = re.compile(r"\bwidth=[^,]*, ")
 
 
 @dataclass
@@ -50,6 +59,39 @@ def data_digest(images: Tensor, labels: Tensor) -> str:
         found.update(f"{held.dtype}{tuple(held.shape)}".encode())
         found.update(held.view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def settings_digest(module: nn.Module) -> str:
+    """Return a hash of what a network is, but for what its state holds: layers and quantizers as printed."""
+    found = hashlib.sha256()
+    for name, part in module.named_modules():
+        # Widths may be learned, and are part of the state.
+        printed = _WIDTH.sub("", part.extra_repr())
+        found.update(f"{name}\x1f{type(part).__module__}.{type(part).__qualname__}\x1f{printed}\x1e".encode())
+    return found.hexdigest()
+
+
+def recipe_of(
+    config: TrainConfig,
+    module: nn.Module,
+    objective: Callable[..., object],
+    images: Tensor,
+    labels: Tensor,
+    processes: int,
+) -> dict[str, Any]:
+    """Return what a checkpoint must share with a training that goes on from it, as plain data."""
+    recipe = asdict(config)
+    for where in ("accelerator", "devices"):
+        recipe.pop(where)
+    named: Any = objective if hasattr(objective, "__qualname__") else type(objective)
+    return recipe | {
+        "images": len(images),
+        DATA: data_digest(images, labels),
+        MODEL: settings_digest(module),
+        OBJECTIVE: f"{named.__module__}.{named.__qualname__}",
+        # Noise and augmentation are each process's own: another number of them is another training.
+        "processes": processes,
+    }
 
 
 def save_checkpoint(
@@ -112,12 +154,10 @@ def load_checkpoint(
             f"or {again}"
         )
     for key, value in recipe.items():
-        if key == DATA:
-            # Checkpoints from before it was kept have none.
+        if key in _OTHER:
             if stored_recipe.get(key, value) != value:
                 raise InputError(
-                    f"{path} is of a training on other images or labels (as many, but not the same): give it "
-                    "those that it was begun with, or remove the file to train from the start"
+                    f"{path} is of a training {_OTHER[key]}, or remove the file to train from the start"
                 )
         elif stored_recipe.get(key) != value:
             raise InputError(

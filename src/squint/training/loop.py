@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from squint import data as D
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator, derive_seed, noise
 from squint.ensemble import Ensemble
-from squint.training.checkpoint import DATA, Progress, data_digest, load_checkpoint, save_checkpoint
+from squint.training.checkpoint import DATA, MODEL, Progress, load_checkpoint, recipe_of, save_checkpoint
 from squint.training.config import TrainConfig
 from squint.training.decomposition import decompose
 from squint.training.interrupt import TrainingStopped, enough_memory, stop_requests
@@ -156,20 +156,16 @@ class _Run:
             name: value.detach().clone() for name, value in ens.state_dict().items() if config.average > 0
         }
         self.progress = Progress()
-        self.data = None if checkpoint is None else data_digest(images, labels)
+        self.recipe: dict[str, Any] = {}
+        if checkpoint is not None or self.fabric.world_size > 1:
+            self.recipe = recipe_of(config, ens, objective, images, labels, self.fabric.world_size)
+            digests = [self.recipe[what][:12] for what in (DATA, MODEL)]
+            _ranks.agreed(digests, "the hashes of the training data and of the network")
         if checkpoint is not None and _ranks.agreed(checkpoint.exists(), f"whether {checkpoint} exists"):
-            self.progress = load_checkpoint(checkpoint, ens, self.optimizer, self.average, self.recipe())
+            self.progress = load_checkpoint(checkpoint, ens, self.optimizer, self.average, self.recipe)
             self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
         if self.progress.step > self.total:
             raise InputError(f"{checkpoint} is at step {self.progress.step} of {self.total}")
-
-    def recipe(self) -> dict[str, Any]:
-        """Return what a checkpoint must share with a training that goes on from it, as plain data."""
-        recipe = asdict(self.config)
-        for where in ("accelerator", "devices"):
-            recipe.pop(where)
-        # Noise and augmentation are each process's own: another number of them is another training.
-        return recipe | {"images": len(self.images), DATA: self.data, "processes": self.fabric.world_size}
 
     def train(self, stop: threading.Event) -> None:
         """Run all steps that are left, or until `stop` is set."""
@@ -275,7 +271,7 @@ class _Run:
         if self.checkpoint is not None and self.fabric.is_global_zero:
             self.progress.scaler = self.fabric.strategy.precision.state_dict()
             save_checkpoint(
-                self.checkpoint, self.ens, self.optimizer, self.average, self.progress, self.recipe()
+                self.checkpoint, self.ens, self.optimizer, self.average, self.progress, self.recipe
             )
 
 

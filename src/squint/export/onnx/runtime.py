@@ -57,7 +57,8 @@ def open_session(model: bytes | str | Path, *, optimized: bool = True, threads: 
     # The seed is the process's, and a session takes it up when it is made.
     ort.set_seed(secrets.randbits(31))
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # What goes wrong is an exception; the runtime's own log writes colours to the terminal.
+    options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
     if not optimized:
