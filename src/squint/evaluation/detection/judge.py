@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squint._checks import format_fraction
+from squint._checks import InputError, format_fraction
 from squint._random import derive_generator
 from squint.evaluation.detection.detector import Detector
 from squint.evaluation.detection.outputs import deployments
@@ -107,7 +107,9 @@ class Trial:
         for part in parts:
             flat = part.flatten(0, 1)
             for name, detector in self.detectors.items():
-                scores[name].append(detector.deployed.scores(flat).T.cpu())
+                found = detector.deployed.scores(flat).T.cpu()
+                _check_finite(name, found, purpose)
+                scores[name].append(found)
             labels = self.y[done : done + part.shape[3]]
             wrong.append(next(iter(self.detectors.values())).deployed.wrong(flat, labels).T.cpu())
             done += part.shape[3]
@@ -122,6 +124,16 @@ class Trial:
         """
         rates = [_rate(each.chosen, detector) for each in tried]
         return _taken([each.points.images for each in tried], torch.stack(rates).argmax(0))
+
+
+def _check_finite(score: str, found: Tensor, purpose: str) -> None:
+    """Refuse scores that neither pass a threshold nor fail it: an attack could hide behind them."""
+    broken = int((~found.isfinite()).sum())
+    if broken:
+        raise InputError(
+            f"score {score!r} is NaN or infinite for {broken} of {found.numel()} deployments ({purpose}): "
+            "the network's outputs there are no predictions"
+        )
 
 
 def _rate(outcome: Deployed, detector: Detector | None) -> Tensor:
