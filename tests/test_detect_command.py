@@ -13,6 +13,8 @@ import squint
 import squint.study.run
 from squint.cli import main
 from squint.data.corruptions import CORRUPTIONS
+from squint.evaluation.detection import SCORE_NAMES, SCORES
+from squint.evaluation.detection.judge import OTHERS
 from squint.study.run import run_study
 from tests.study.tiny import tiny
 
@@ -66,6 +68,36 @@ def test_resuming_runs_no_attack_again_and_keeps_other_records(run: Path) -> Non
     assert all(path.stat().st_mtime_ns > before for path, before in kept.items())
 
 
+def test_another_folder_and_budget(run: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    folder = tmp_path / "not" / "there"
+    budget = ("--eot", "8", "--step-size", "1/255", "--calibration", "40", "--corruptions", "fog")
+    assert main(["detect", str(run), *WORDS, *budget, "--scores", "all", "--output", str(folder)]) == 0
+    found = records(folder)
+    assert tuple(record["score"] for record in found) == SCORE_NAMES
+    for record in found:
+        assert record["budget"] == {"steps": 3, "step_size": 1 / 255, "eot": 8, "check_every": 3}
+        assert record["attacks"][-1]["attack"] == OTHERS
+        learned = record["score"] not in SCORES
+        assert record["calibration"] == (20 if learned else 40)
+    assert len(list((folder / "detectors").iterdir())) == len(SCORE_NAMES)
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_data_are_read_from_where_the_command_says(run: Path, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def load(_: str, data_dir: str | None, **__: object) -> None:
+        asked.append(data_dir)
+        raise squint.InputError("not read")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("squint.commands.targets.D.load", load)
+        assert main(["detect", str(run), *WORDS, "--data-dir", str(tmp_path)]) == 2
+    assert asked == [str(tmp_path)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -74,6 +106,12 @@ def test_resuming_runs_no_attack_again_and_keeps_other_records(run: Path) -> Non
         (("--strength", "6"), "strength is 6"),
         (("--false-alarm-rate", "1"), "false_alarm_rate is 1.0; allowed: a number in (0, 1)"),
         (("--false-alarm-rate", "0.001"), "needs 999 or more"),
+        (("--calibration", "18"), "18 calibration examples; a false-alarm rate of 0.05 needs 19 or more"),
+        (("--calibration", "0"), "calibration is 0; allowed: a whole number in [1, "),
+        (("--calibration", "100000"), "calibration is 100000"),
+        (("--scores", "all", "entropy"), "score is 'all'"),
+        (("--step-size", "1/0"), "step_size is '1/0'"),
+        (("--eot", "0"), "eot is 0"),
     ],
 )
 def test_bad_options_are_named(

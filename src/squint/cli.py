@@ -210,9 +210,12 @@ def _lines(results: Sequence[_Result], output: Path | None, screen: _Screen) -> 
 
 def _detect(words: list[str], screen: _Screen) -> int:
     options = parsed(DetectOptions, words, "squint detect")
-    with held_by_first(options.run), bars(screen.console, screen.quiet) as bar:
+    with (
+        held_by_first(options.folder, make=options.output is not None),
+        bars(screen.console, screen.quiet) as bar,
+    ):
         found = detect_run(options, bar)
-    screen.say(*found.lines(), f"detection: {options.run / 'detection.json'}")
+    screen.say(*found.lines(), f"detection: {options.folder / 'detection.json'}")
     return 0
 
 

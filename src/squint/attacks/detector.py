@@ -6,6 +6,8 @@ draws, as deployed; gradients average the score over the deployments that `eot` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -69,7 +71,7 @@ def selective(
             return hunt.stepped(point, hunt.blend(point, chosen))
 
         hunt.walk(hunt.begin(), steps, move)
-        return hunt.found
+        return hunt.found[0]
 
 
 def orthogonal(
@@ -103,7 +105,7 @@ def orthogonal(
             return orthogonal_step(hunt.ball, point, v, o, hunt.size)
 
         hunt.walk(hunt.begin(), steps, move)
-        return hunt.found
+        return hunt.found[0]
 
 
 def orthogonal_step(ball: Ball, point: Tensor, v: Tensor, o: Tensor, size: float) -> Tensor:
@@ -177,7 +179,7 @@ def lagrangian(
             def move(point: Tensor, weigh: Weigh = weights_of) -> Tensor:
                 return hunt.stepped(point, hunt.blend(point, weigh))
 
-            lead, _, score, _ = hunt.slopes(hunt.walk(begin, steps // searches, move))
+            lead, score = hunt.measured(hunt.walk(begin, steps // searches, move))
             right, flagged = lead < 0, score > detector.threshold
             high = torch.where(right, mu, high)
             low = torch.where(~right & flagged, mu, low)
@@ -185,7 +187,7 @@ def lagrangian(
             unbounded = torch.where(right, mu - torch.tensor(4.0).log(), mu + torch.tensor(4.0).log())
             following = torch.where(bracketed, (low + high) / 2, unbounded)
             mu = torch.where(right | flagged, following, mu)
-        return hunt.found
+        return hunt.found[0]
 
 
 def agreement(
@@ -211,16 +213,54 @@ def agreement(
     steps are shared by the `num_targets` likeliest wrong classes. Other arguments and errors are those of
     `selective`.
     """
+    return agreements(
+        model,
+        x,
+        y,
+        detectors=[detector],
+        eps=eps,
+        steps=steps,
+        num_targets=num_targets,
+        step_size=step_size,
+        eot=eot,
+        start=start,
+        check_every=check_every,
+        generator=generator,
+        chunk=chunk,
+    )[0]
+
+
+def agreements(
+    model: AnyModel,
+    x: Tensor,
+    y: Tensor,
+    *,
+    detectors: Sequence[DeployedDetector],
+    eps: float,
+    steps: int = 1000,
+    num_targets: int = 3,
+    step_size: float | None = None,
+    eot: int = 16,
+    start: Tensor | None = None,
+    check_every: int = 10,
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+) -> list[Tensor]:
+    """Return what `agreement` finds against each of several detectors, from one walk.
+
+    The walk follows no score, so that it is the same for all; only which iterate is best differs. The
+    detectors must have equal draws; other arguments and errors are those of `agreement`.
+    """
     check_number("num_targets", num_targets, 1, whole=True)
     check_number("steps", steps, num_targets, whole=True)
     with evaluation_mode(model):
-        hunt = Pursuit(model, x, y, detector, eps, step_size, eot, start, check_every, generator, chunk)
+        hunt = Pursuit(model, x, y, detectors, eps, step_size, eot, start, check_every, generator, chunk)
         begin = hunt.begin()
         for target in _targets(hunt, num_targets):
 
             def move(point: Tensor, target: Tensor = target) -> Tensor:
                 def agree(outputs: Tensor) -> Tensor:
-                    return mean_cross_entropy(outputs[..., : detector.num_classes], y, targets=target)
+                    return mean_cross_entropy(outputs[..., : hunt.detector.num_classes], y, targets=target)
 
                 _, slope = hunt.units.gradient(point, agree, _random.next_seed(hunt.generator))
                 return hunt.stepped(point, slope.nan_to_num(0.0, 0.0, 0.0))

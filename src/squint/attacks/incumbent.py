@@ -46,16 +46,20 @@ class Incumbent:
         bank: the noise that both meet.
         objective: logits (draws, members, batch, classes) -> (batch,); higher is better.
         point: the first incumbent (batch, ...).
+        logits: its logits on the bank where they are known already.
 
     Attributes:
         point: the best points so far (batch, ...).
         score: their scores (batch,) on the present bank.
     """
 
-    def __init__(self, bank: Bank, objective: Objective, point: Tensor) -> None:
+    def __init__(self, bank: Bank, objective: Objective, point: Tensor, logits: Tensor | None = None) -> None:
         self._bank, self._objective = bank, nan_found(objective)
         self.point = point.clone()
-        self.rescore()
+        if logits is None:
+            self.rescore()
+        else:
+            self.score = self._objective(logits)
 
     def rescore(self) -> None:
         """Score the incumbent on the bank's present noise."""
@@ -63,7 +67,11 @@ class Incumbent:
 
     def offer(self, candidate: Tensor) -> Tensor:
         """Keep the candidate where it beats the incumbent; return the mask (batch,) of where it did."""
-        return self.keep(candidate, self._objective(self._bank.logits(candidate)))
+        return self.compare(candidate, self._bank.logits(candidate))
+
+    def compare(self, candidate: Tensor, logits: Tensor) -> Tensor:
+        """Do as `offer`, given the candidate's logits on the bank: several incumbents can share them."""
+        return self.keep(candidate, self._objective(logits))
 
     def keep(self, candidate: Tensor, score: Tensor) -> Tensor:
         """Keep the candidate where its score, known already, beats the incumbent's; return that mask."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from squint.attacks.objectives import margin
 Weigh = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Attacker's margin (batch,) and mean score (batch,) -> weights of their gradients, (batch,) each."""
 
-DEPLOYMENTS = 32
-"""Deployments over which iterates are compared."""
+DEPLOYMENTS, LEAST_DEPLOYMENTS = 32, 8
+"""Deployments over which iterates are compared: twice the draws of a gradient, between these two."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class DeployedDetector:
         draws: draws S of one deployment.
         surrogate: a smooth stand-in for a score that has no gradient (votes); None: the score itself.
         num_classes: how many of the outputs are logits, the rest being what only the score reads; None: all.
+        reads_rest: whether the score reads more than the logits.
     """
 
     score: Callable[[Tensor], Tensor]
@@ -40,6 +42,7 @@ class DeployedDetector:
     draws: int
     surrogate: Callable[[Tensor], Tensor] | None = None
     num_classes: int | None = None
+    reads_rest: bool = True
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return (deployments, batch) scores of outputs (deployments · draws, members, batch, width)."""
@@ -61,20 +64,25 @@ class DeployedDetector:
 
     def _each(self, score: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
         # Scores look at one example at a time, so the deployments can stand in for a longer batch.
-        grouped = outputs.view(-1, self.draws, *outputs.shape[1:])
+        held = outputs if self.reads_rest else outputs[..., : self.num_classes]
+        grouped = held.reshape(-1, self.draws, *held.shape[1:])
         folded = grouped.permute(1, 2, 0, 3, 4).flatten(2, 3)
         return score(folded).view(len(grouped), -1)
 
 
 class Pursuit:
-    """What the attacks share: the ball, both gradients or a blend of them, and the best point so far."""
+    """What the attacks share: the ball, both gradients or a blend of them, and the best point so far.
+
+    A walk that follows no score can serve several detectors of equal draws: each has its own best point. The
+    gradients are those of the first.
+    """
 
     def __init__(
         self,
         model: AnyModel,
         x: Tensor,
         y: Tensor,
-        detector: DeployedDetector,
+        detectors: DeployedDetector | Sequence[DeployedDetector],
         eps: float,
         step_size: float | None,
         eot: int,
@@ -83,6 +91,8 @@ class Pursuit:
         generator: torch.Generator | None,
         chunk: int | None,
     ) -> None:
+        self.detectors = [detectors] if isinstance(detectors, DeployedDetector) else list(detectors)
+        self.detector = detector = self.detectors[0]
         check_number("draws", detector.draws, 1, whole=True)
         if eot < detector.draws or eot % detector.draws:
             raise InputError(
@@ -90,7 +100,7 @@ class Pursuit:
                 "since score and prediction share them"
             )
         self.ball, self.units, self.y = Ball(x, eps, "linf"), Units(model, y, eot, chunk=chunk), y
-        self.detector, self.start = detector, start
+        self.start = start
         self.size = eps / 30 if step_size is None else check_number("step_size", step_size, 0.0)
         self.check_every = int(check_number("check_every", check_every, 1, whole=True))
         self.generator = generator or _random.default_generator()
@@ -98,14 +108,26 @@ class Pursuit:
     def begin(self) -> Tensor:
         """Return the start, having made it the incumbent."""
         point = self.ball.first_point(0, self.start, False, self.generator)
-        self._bank = Bank(self.units, self.generator, DEPLOYMENTS * self.detector.draws)
-        self._best, self._checks = Incumbent(self._bank, self._rating, point), 0
+        compared = min(DEPLOYMENTS, max(LEAST_DEPLOYMENTS, 2 * self.units.draws))
+        self._bank = Bank(self.units, self.generator, compared * self.detector.draws)
+        outputs = self._bank.logits(point)
+        self._best = [
+            Incumbent(self._bank, partial(self._rating, detector), point, outputs)
+            for detector in self.detectors
+        ]
+        self._checks = 0
         return point
 
     @property
-    def found(self) -> Tensor:
-        """The points of the highest rating."""
-        return self._best.point
+    def found(self) -> list[Tensor]:
+        """The points of the highest rating, one set per detector."""
+        return [best.point for best in self._best]
+
+    def measured(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Return attacker's margin and mean score, (batch,) each; the score itself, no stand-in."""
+        outputs = self.units.logits(point, _random.next_seed(self.generator)).double()
+        lead = margin(outputs[..., : self.detector.num_classes], self.y)
+        return lead, self.detector.scores(outputs).mean(0)
 
     def slopes(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return attacker's margin (batch,), its gradient f, mean score (batch,) and its gradient g."""
@@ -158,13 +180,16 @@ class Pursuit:
         self._checks += 1
         if self._checks % 5 == 0:
             self._bank.renew()
-            self._best.rescore()
-        self._best.offer(point)
+            for best in self._best:
+                best.rescore()
+        outputs = self._bank.logits(point)
+        for best in self._best:
+            best.compare(point, outputs)
 
-    def _rating(self, outputs: Tensor) -> Tensor:
+    def _rating(self, detector: DeployedDetector, outputs: Tensor) -> Tensor:
         """Return P(wrong and unflagged); ties go to P(wrong), then to the lower score."""
-        scores = self.detector.scores(outputs)
-        wrong = self.detector.wrong(outputs, self.y)
-        evades = (wrong & (scores <= self.detector.threshold)).double().mean(0)
-        low = torch.sigmoid(self.detector.threshold - scores).mean(0)
+        scores = detector.scores(outputs)
+        wrong = detector.wrong(outputs, self.y)
+        evades = (wrong & (scores <= detector.threshold)).double().mean(0)
+        low = torch.sigmoid(detector.threshold - scores).mean(0)
         return evades + 1e-3 * wrong.double().mean(0) + 1e-6 * low

@@ -7,24 +7,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from squint import _ranks
 from squint import data as D
-from squint._checks import InputError, check_choice, check_number
+from squint._checks import InputError, check_choice, check_number, parse_fraction
 from squint._files import read_json, write_json
 from squint._random import derive_generator
 from squint.commands.targets import Target, data_for, run_targets
 from squint.data.corruptions import CORRUPTIONS, corrupt
 from squint.ensemble import varies
-from squint.evaluation.detection import ADAPTIVE, detect
+from squint.evaluation.detection import ADAPTIVE, SCORE_NAMES, detect
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import DetectionReport
 from squint.study.progress import Bar
 
 FORMAT_VERSION = 1
-CHECKS = 40
-"""Iterates of each attack that compete, at least where it has as many steps."""
+EVERY = "all"
+CHECKS, LEAST_STEPS = 40, 10
+"""Most iterates of an attack that compete, and the fewest steps between two: comparing is dear."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +41,27 @@ class DetectOptions:
       squint detect runs/digits --eps 16/255 32/255 --steps 1000 --images 200
       squint detect runs/digits --steps 1000 --images 200 --resume
       squint detect runs/digits --scores predictive_information entropy --false-alarm-rate 0.02
+      squint detect runs/digits --scores all --eot 4 --output runs/digits-scores
     """
 
     run: tyro.conf.Positional[Path]
-    """Run folder; its ensembles and its stochastic networks are measured."""
+    """Run folder, finished or not; its ensembles and its stochastic networks are measured."""
     systems: tuple[str, ...] = ()
     """Systems of the run; default: all that can disagree with themselves."""
     eps: tuple[str, ...] = ()
     """L-infinity radii, fractions such as 5/255; default: the run's headline radius."""
     scores: tuple[str, ...] = ("predictive_information",)
-    """Scores of the detectors."""
+    """Scores of the detectors; "all" for every one."""
     false_alarm_rate: float = 0.05
     """Share of clean images that a detector may flag."""
     adaptive: tuple[str, ...] = tuple(ADAPTIVE)
     """Attacks on the detector."""
     steps: int = 100
     """Gradient steps of each of them."""
+    eot: int | None = None
+    """Draws per gradient of each of them, a multiple of the system's; default: 16 or the next such."""
+    step_size: str | None = None
+    """Length of their steps, a fraction such as 1/255; default: eps / 30."""
     images: int = 100
     """Test images, from the first."""
     draws: int | None = None
@@ -65,10 +72,21 @@ class DetectOptions:
     """Common corruptions that are controls."""
     strength: int = 3
     """Their strength, 1 to 5."""
+    calibration: int | None = None
+    """Validation images that calibrate the detectors, from the first; default: all."""
+    data_dir: str | None = None
+    """Folder of the data set's official files; default: the run's."""
+    output: Path | None = None
+    """Folder to write into; default: the run's."""
     seed: int | None = None
     """Base of every random stream; default: the run's."""
     resume: bool = False
     """Go on where it was stopped; records of other systems, scores and radii stay as they are."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder that is written into."""
+        return self.output or self.run
 
 
 @dataclass(frozen=True)
@@ -128,29 +146,36 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
         )
     for name in options.systems:
         check_choice("system", name, [target.name for target in able])
-    splits = data_for(able[0])
+    splits = data_for(able[0], data_dir=options.data_dir)
     if not len(splits.validation):
         raise InputError(f"{options.run} held out no validation images: a detector is calibrated on them")
-    path = options.run / "detection.json"
+    check_number(
+        "calibration",
+        len(splits.validation) if options.calibration is None else options.calibration,
+        1,
+        len(splits.validation),
+        whole=True,
+    )
+    path = options.folder / "detection.json"
     found = Detection((), (), left_out, ())
     if options.resume:
         found = _ranks.first(lambda: kept_so_far(path, left_out) if path.is_file() else found)
-    kept = KeptPoints(options.run / "detection", reuse=options.resume)
+    kept = KeptPoints(options.folder / "detection", reuse=options.resume)
     for target in able:
         if options.systems and target.name not in options.systems:
             continue
         for radius in options.eps or (target.known.eps,):
             report = _detected(target, splits, radius, options, kept, bar)
             found = found.with_report(report)
-            _ranks.first(partial(_keep, options.run, target.name, found, report))
+            _ranks.first(partial(_keep, options.folder, target.name, found, report))
     return found
 
 
-def _keep(run: Path, system: str, found: Detection, report: DetectionReport) -> None:
+def _keep(folder: Path, system: str, found: Detection, report: DetectionReport) -> None:
     """Write what is known of all systems so far, and the detectors of the last one."""
-    write_json(run / "detection.json", found.to_json())
+    write_json(folder / "detection.json", found.to_json())
     for detector in report.detectors:
-        detector.save(run / "detectors" / f"{system}.{detector.score_name}.safetensors")
+        detector.save(folder / "detectors" / f"{system}.{detector.score_name}.safetensors")
 
 
 def _detected(
@@ -167,18 +192,22 @@ def _detected(
 
     seed = target.known.seed if options.seed is None else options.seed
     images, _ = D.collect(splits.test, options.images)
+    clean = len(splits.validation) if options.calibration is None else options.calibration
+    step = None if options.step_size is None else parse_fraction("step_size", options.step_size)
     return detect(
         target.placed(),
         splits.test,
-        splits.validation,
+        splits.validation.subset(torch.arange(clean)),
         radius,
-        options.scores,
+        SCORE_NAMES if options.scores == (EVERY,) else options.scores,
         false_alarm_rate=options.false_alarm_rate,
         system=target.name,
         draws=options.draws,
         adaptive=options.adaptive,
         steps=options.steps,
-        check_every=max(1, options.steps // CHECKS),
+        step_size=step,
+        eot=options.eot,
+        check_every=max(min(options.steps, LEAST_STEPS), options.steps // CHECKS),
         resubmissions=options.resubmissions,
         seed=seed,
         limit=len(images),

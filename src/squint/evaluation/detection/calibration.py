@@ -9,17 +9,16 @@ from torch import Tensor
 
 from squint import data as D
 from squint._checks import InputError
-from squint._random import derive_generator
 from squint.attacks.pursuit import DeployedDetector
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.fitted import FittedScore
 from squint.evaluation.detection.learning import fit_score, view_of
-from squint.evaluation.detection.outputs import deployments
+from squint.evaluation.detection.outputs import Observed
 from squint.evaluation.detection.scores import SCORES
 
 
 def calibrated(
-    ens: Ensemble, score: str, images: Tensor, source: D.Batch | None, draws: int, seed: int
+    ens: Ensemble, score: str, images: Tensor, source: D.Batch | None, observed: Observed
 ) -> tuple[int, FittedScore | None, Tensor]:
     """Return the number of classes, the fitted score and the scores (n,) of one deployment of each image.
 
@@ -28,20 +27,13 @@ def calibrated(
         score: name of the score.
         images: clean images, on the ensemble's device.
         source: images and labels that a learned score is fitted on; None: the score is not learned.
-        draws: draws S of one deployment.
-        seed: base of the streams.
+        observed: what was seen of these images already; it gives seed and draws.
     """
     classes = int(ens.member_logits(images[:1], 1, generator=torch.Generator()).shape[-1])
-    fitted = None if source is None else fit_score(ens, score, *source, classes, draws, seed)
-    probe = DeployedDetector(fitted or SCORES[score], math.inf, draws)
-    parts = deployments(
-        view_of(ens, fitted),
-        images,
-        draws=draws,
-        count=1,
-        generator=derive_generator(seed, "detector", "calibration"),
-    )
-    return classes, fitted, torch.cat([probe.scores(part[0])[0].cpu() for part in parts])
+    fitted = None if source is None else fit_score(ens, score, *source, classes, observed)
+    probe = DeployedDetector(fitted or SCORES[score], math.inf, observed.draws)
+    outputs = observed.outputs(view_of(ens, fitted), images, "calibration")
+    return classes, fitted, torch.cat([probe.scores(part)[0] for part in torch.split(outputs, 100, 2)])
 
 
 def minimum_examples(false_alarm_rate: float) -> int:

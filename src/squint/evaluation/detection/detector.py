@@ -29,7 +29,7 @@ from squint.evaluation.detection.calibration import calibrated, minimum_examples
 from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore, check_state
 from squint.evaluation.detection.identity import fingerprint, other_ensemble, versions
 from squint.evaluation.detection.learning import view_of
-from squint.evaluation.detection.outputs import deployments
+from squint.evaluation.detection.outputs import Observed, deployments
 from squint.evaluation.detection.scores import SCORES, SURROGATES
 from squint.evaluation.machine import Fitting
 
@@ -111,6 +111,7 @@ class Detector:
         draws: int | None = None,
         seed: int = 0,
         fit_data: D.Data | None = None,
+        observed: Observed | None = None,
     ) -> Detector:
         """Return a detector calibrated on clean examples, classified correctly or not.
 
@@ -123,6 +124,7 @@ class Detector:
             seed: of the calibration's noise, and of the split.
             fit_data: clean data to fit a learned score on; None: a random half of `clean_data`, which then
                 does not calibrate. Scores that need no fitting ignore it.
+            observed: what other fits with equal data, `draws` and `seed` have seen, which saves their passes.
 
         Raises:
             squint.InputError: a value out of range, too few examples (the minimum is named) or NaN scores.
@@ -147,10 +149,10 @@ class Detector:
             assert fit_data is not None
             source = D.collect(fit_data)
         device = next(ens.parameters()).device
-
+        seen = observed or Observed(seed, draws)
         with evaluation_mode(ens), torch.no_grad():
             classes, fitted, scores = Fitting().forward(
-                ens, lambda: calibrated(ens, score, images.to(device), source, draws, seed)
+                ens, lambda: calibrated(ens, score, images.to(device), source, seen)
             )
         return cls(
             ens,
@@ -226,7 +228,12 @@ class Detector:
         if isinstance(self._fitted, Combination):
             surrogate = self._fitted.surrogate
         return DeployedDetector(
-            self._fitted or SCORES[self.score_name], self.threshold, self.draws, surrogate, self.num_classes
+            self._fitted or SCORES[self.score_name],
+            self.threshold,
+            self.draws,
+            surrogate,
+            self.num_classes,
+            self.view is not self.ens,
         )
 
     def save(self, path: str | Path) -> None:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from squint import _ranks
 from squint import data as D
 from squint._checks import InputError, check_choice, check_images, check_number, format_fraction
 from squint._random import derive_generator
-from squint.attacks.detector import agreement, lagrangian, orthogonal, selective
+from squint.attacks.detector import agreement, agreements, lagrangian, orthogonal, selective
 from squint.attacks.gradients import evaluation_mode
 from squint.attacks.noise import random_noise
 from squint.ensemble import Ensemble
+from squint.evaluation.detection.campaign import Attack, Campaign, Name, Progress
 from squint.evaluation.detection.detector import Detector
-from squint.evaluation.detection.judge import FULL_EOT, FULL_STEPS, Points, Trial, judge
+from squint.evaluation.detection.judge import (
+    FULL_EOT,
+    FULL_STEPS,
+    OTHERS,
+    Points,
+    Trial,
+    Tried,
+    judge,
+    pooled,
+)
 from squint.evaluation.detection.kept import KeptPoints, digest
+from squint.evaluation.detection.outputs import Observed
 from squint.evaluation.detection.records import DetectionReport
 from squint.evaluation.machine import Fitting
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
-from squint.evaluation.sharding import sharded
 
 ADAPTIVE: dict[str, Callable[..., Tensor]] = {
     "agreement": agreement,
@@ -32,7 +41,8 @@ ADAPTIVE: dict[str, Callable[..., Tensor]] = {
 }
 """Attacks on the detector, in the order in which they run."""
 
-Progress = Callable[[int, int], None]
+CONTROL_DEPLOYMENTS = 16
+"""Most deployments of each image of a control, of which only the separation is asked."""
 
 
 def detect(
@@ -64,8 +74,10 @@ def detect(
     """Return how well detectors tell attacked from clean images, also when they are attacked themselves.
 
     Every detector is fitted on `calibration` and frozen. Attacks that do not know it are followed, for each
-    detector, by attacks that do; each starts from the worst points so far. Streams of attack, selection and
-    score are disjoint: for each image the worst attack is chosen on one set of deployments and scored on
+    detector, by attacks that do; each starts from the worst points so far. What follows no score runs once
+    for all of them: the first attacks, and the walk of `agreement`. Every point is tried on every detector,
+    so that those found for one score attack the others too ("on other scores"). Streams of attack, selection
+    and score are disjoint: for each image the worst attack is chosen on one set of deployments and scored on
     another.
 
     Args:
@@ -115,13 +127,21 @@ def detect(
             raise InputError(
                 f"corruptions[{name!r}] has shape {tuple(corrupted.shape)}; allowed: {tuple(images.shape)}"
             )
+    deployed = int(check_number("draws", ens.draws if draws is None else draws, 1, whole=True))
+    observed = Observed(seed, deployed)
     detectors = {
         name: Detector.fit(
-            ens, calibration, false_alarm_rate, score=name, draws=draws, seed=seed, fit_data=fit_data
+            ens,
+            calibration,
+            false_alarm_rate,
+            score=name,
+            draws=deployed,
+            seed=seed,
+            fit_data=fit_data,
+            observed=observed,
         )
         for name in scores
     }
-    deployed = next(iter(detectors.values())).draws
     single = -(-FULL_EOT // deployed) * deployed if eot is None else eot
     fitting = Fitting()
     study = Trial(detectors, images, labels, deployed, resubmissions, seed, fitting)
@@ -138,101 +158,120 @@ def detect(
         for name, detector in detectors.items()
     }
     unaware = digest(budgets, images, labels)
-    total = len(radii) * (len(settings) + len(detectors) * len(adaptive))
-    done = 0
+    blind = "agreement" in adaptive
+    aimed = [key for key in ADAPTIVE if key in adaptive and key != "agreement"]
+    total = len(radii) * (len(settings) + blind + len(detectors) * len(aimed))
+    campaign = Campaign(ens, images, labels, system, seed, batch_size, fitting, kept, total, progress)
+    budget: dict[str, Any] = {
+        "steps": steps,
+        "step_size": step_size,
+        "eot": single,
+        "check_every": check_every,
+    }
 
-    def run(
-        attack: Callable[..., Tensor], draws: int, start: Tensor | None, made_by: str, *keys: str
-    ) -> tuple[Tensor, float]:
-        """Return the images that an attack of so many draws left, and the seconds that it took."""
-        nonlocal done
-        names = (system, *keys)
-        found = None if kept is None else _ranks.first(lambda: kept.read(names, made_by))
-        if found is None:
-            started = time.perf_counter()
+    def unaware_of_all(setting: AttackSetting, radius: float) -> Tensor:
+        def attack(
+            x: Tensor, y: Tensor, _: Tensor | None, generator: torch.Generator, chunk: int | None
+        ) -> list[Tensor]:
+            return [setting.run(ens, x, y, radius, generator, chunk=chunk)]
 
-            def attacked(chunk: int) -> Tensor:
-                batch = slice(chunk * batch_size, (chunk + 1) * batch_size)
-                begun = None if start is None else start[batch]
+        keys = setting.name, format_fraction(radius)
+        return campaign.run(lambda _: attack, setting.eot, None, keys, [Name(keys, unaware)])[0]
 
-                def once(at_once: int | None) -> Tensor:
-                    generator = derive_generator(seed, "detection attack", *names, chunk)
-                    return attack(images[batch], labels[batch], begun, generator, at_once)
+    def agreeing(radius: float, start: Tensor) -> list[Tensor]:
+        every = list(detectors.values())
 
-                return fitting.forward(ens, lambda: fitting.gradients(once, draws)).cpu()
+        def against(places: Sequence[int]) -> Attack:
+            targets = [every[place].deployed for place in places]
 
-            points = sharded(-(-len(images) // batch_size), attacked, " ".join(names))
-            found = torch.cat(points), time.perf_counter() - started
-            if kept is not None and _ranks.rank() == 0:
-                kept.write(names, made_by, *found)
-        done += 1
-        if progress is not None:
-            progress(done, total)
-        return found[0].to(images), found[1]
+            def attack(
+                x: Tensor, y: Tensor, begun: Tensor | None, generator: torch.Generator, chunk: int | None
+            ) -> list[Tensor]:
+                return agreements(
+                    study.view,
+                    x,
+                    y,
+                    detectors=targets,
+                    eps=radius,
+                    start=begun,
+                    generator=generator,
+                    chunk=chunk,
+                    **budget,
+                )
+
+            return attack
+
+        text = format_fraction(radius)
+        names = [Name((name, "agreement", text), same[name]) for name in detectors]
+        return campaign.run(against, single, start, ("agreement", text), names)
+
+    def aware(kind: str, detector: Detector, radius: float, start: Tensor) -> Tensor:
+        def attack(
+            x: Tensor, y: Tensor, begun: Tensor | None, generator: torch.Generator, chunk: int | None
+        ) -> list[Tensor]:
+            return [
+                ADAPTIVE[kind](
+                    detector.view,
+                    x,
+                    y,
+                    detector=detector.deployed,
+                    eps=radius,
+                    start=begun,
+                    generator=generator,
+                    chunk=chunk,
+                    **budget,
+                )
+            ]
+
+        keys = detector.score_name, kind, format_fraction(radius)
+        names = [Name(keys, same[detector.score_name])]
+        return campaign.run(lambda _: attack, single, start, keys, names)[0]
 
     records, curves, worst = [], [], {}
     with evaluation_mode(ens):
         clean = study.deploy(images, "clean")
+        few = min(resubmissions, CONTROL_DEPLOYMENTS)
         shifted = {
-            name: study.deploy(x.to(device), "corruption", name) for name, x in (corruptions or {}).items()
+            name: study.deploy(x.to(device), "corruption", name, count=few)
+            for name, x in (corruptions or {}).items()
         }
         for radius in radii:
-            radius_text = format_fraction(radius)
-
-            def plain(setting: AttackSetting, radius: float = radius) -> Callable[..., Tensor]:
-                return lambda x, y, _, generator, chunk: setting.run(
-                    ens, x, y, radius, generator, chunk=chunk
-                )
-
+            text = format_fraction(radius)
             known = {}
             for s in settings:
-                left, _ = run(plain(s), s.eot, None, unaware, s.name, radius_text)
-                known[s.name] = Points(left, False, s.steps, s.eot)
+                points = Points(unaware_of_all(s, radius), False, s.steps, s.eot)
+                known[s.name] = study.tried(points, s.name, text)
             noise = random_noise(
-                images, eps=radius, generator=derive_generator(seed, "detection noise", radius_text)
+                images, eps=radius, generator=derive_generator(seed, "detection noise", text)
             )
-            controls = {"noise": study.deploy(noise, "noise", radius_text), **shifted}
+            controls = {"noise": study.deploy(noise, "noise", text, count=few), **shifted}
+            own: dict[str, dict[str, Tried]] = {name: {} for name in detectors}
+            if blind:
+                left = agreeing(radius, study.worst(list(known.values())))
+                for name, found in zip(detectors, left, strict=True):
+                    points = Points(found, True, steps, single)
+                    own[name]["agreement"] = study.tried(points, name, "agreement", text)
             for name, detector in detectors.items():
-                seconds = 0.0
-
-                def aimed(
-                    attack: Callable[..., Tensor], detector: Detector = detector, radius: float = radius
-                ) -> Callable[..., Tensor]:
-                    return lambda x, y, begun, generator, chunk: attack(
-                        detector.view,
-                        x,
-                        y,
-                        detector=detector.deployed,
-                        eps=radius,
-                        steps=steps,
-                        step_size=step_size,
-                        eot=single,
-                        start=begun,
-                        check_every=check_every,
-                        chunk=chunk,
-                        generator=generator,
-                    )
-
-                points = dict(known)
-                alone = Trial({name: detector}, images, labels, deployed, resubmissions, seed, fitting)
-                for attack in (key for key in ADAPTIVE if key in adaptive):
-                    start = alone.worst(detector, points, name, attack, radius_text)
-                    aim = aimed(ADAPTIVE[attack])
-                    found, spent = run(aim, single, start, same[name], name, attack, radius_text)
-                    points[attack] = Points(found, True, steps, single)
-                    seconds += spent
+                for kind in aimed:
+                    start = study.worst([*known.values(), *own[name].values()], detector)
+                    points = Points(aware(kind, detector, radius, start), True, steps, single)
+                    own[name][kind] = study.tried(points, name, kind, text)
+            for name, detector in detectors.items():
+                others = [each for other in own if other != name for each in own[other].values()]
+                tried = {**known, **own[name], **({OTHERS: pooled(others, detector)} if others else {})}
                 record, drawn, images_left = judge(
                     study,
                     detector,
-                    points,
+                    tried,
                     clean,
                     controls,
                     system=system,
                     radius=radius,
                     dataset=dataset,
-                    seconds=seconds,
+                    budget=budget | {"step_size": radius / 30 if step_size is None else step_size},
+                    seconds=sum(campaign.seconds[name, kind, text] for kind in own[name]),
                 )
                 records.append(record)
                 curves.append(drawn)
-                worst[name, radius_text] = images_left
+                worst[name, text] = images_left
     return DetectionReport(tuple(records), tuple(curves), worst, tuple(detectors.values()))

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squint._checks import format_fraction
+from squint._checks import InputError, format_fraction
 from squint._random import derive_generator
 from squint.evaluation.detection.detector import Detector
-from squint.evaluation.detection.outputs import WithFeatures, deployments
+from squint.evaluation.detection.outputs import deployments
 from squint.evaluation.detection.records import AttackFigures, DetectionRecord, resubmitted
 from squint.evaluation.detection.sanity import too_good
-from squint.evaluation.detection.scores import SCORES
 from squint.evaluation.detection.separation import Set, curve, histograms, separation
 from squint.evaluation.intervals import wilson
 from squint.evaluation.machine import Fitting
@@ -23,6 +22,9 @@ from squint.evaluation.records import Finding
 
 REQUIRED = ("agreement", "selective", "orthogonal", "lagrangian")
 """Attacks on the detector without which a figure is untrusted."""
+
+OTHERS = "on other scores"
+"""Name of the points that attacks on detectors of other scores left; each image has the worst of them."""
 
 FULL_STEPS, FULL_EOT = 1000, 16
 """Budget of an attack on a detector below which a figure is untrusted."""
@@ -57,6 +59,15 @@ class Points:
     eot: int
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What an attack left, with the deployments that the worst is chosen on, and those that score it."""
+
+    points: Points
+    chosen: Deployed
+    scored: Deployed
+
+
 class Trial:
     """The detectors of one ensemble, its images, and how both are asked."""
 
@@ -74,60 +85,107 @@ class Trial:
         self.draws, self.resubmissions, self.seed = draws, resubmissions, seed
         first = next(iter(detectors.values()))
         self.ens, self.num_classes = first.ens, first.num_classes
-        reads = any(name not in SCORES for name in detectors)
-        self._view = WithFeatures(self.ens) if reads else self.ens
+        views = (detector.view for detector in detectors.values())
+        self.view = next((view for view in views if view is not self.ens), self.ens)
 
-    def deploy(self, images: Tensor, purpose: str, *keys: object) -> Deployed:
-        """Return the outcome of R fresh deployments of each image, for all detectors at once."""
-        return self.fitting.forward(self.ens, lambda: self._deploy(images, purpose, *keys))
+    def deploy(self, images: Tensor, purpose: str, *keys: object, count: int | None = None) -> Deployed:
+        """Return the outcome of R fresh deployments (or `count`) of each image, for all detectors at once."""
+        count = self.resubmissions if count is None else count
+        return self.fitting.forward(self.ens, lambda: self._deploy(images, count, purpose, *keys))
 
-    def _deploy(self, images: Tensor, purpose: str, *keys: object) -> Deployed:
+    def tried(self, points: Points, *keys: object) -> Tried:
+        """Return what an attack left with its deployments, on the streams of selection and of score."""
+        outcomes = (self.deploy(points.images, purpose, *keys) for purpose in ("selection", "score"))
+        return Tried(points, *outcomes)
+
+    def _deploy(self, images: Tensor, count: int, purpose: str, *keys: object) -> Deployed:
         wrong: list[Tensor] = []
         scores: dict[str, list[Tensor]] = {name: [] for name in self.detectors}
         generator = derive_generator(self.seed, "detection", purpose, *keys)
-        parts = deployments(
-            self._view, images, draws=self.draws, count=self.resubmissions, generator=generator
-        )
+        parts = deployments(self.view, images, draws=self.draws, count=count, generator=generator)
         done = 0
         for part in parts:
             flat = part.flatten(0, 1)
-            logits = flat[..., : self.num_classes]
             for name, detector in self.detectors.items():
-                held = flat if detector.view is not self.ens else logits
-                scores[name].append(detector.deployed.scores(held).T.cpu())
+                found = detector.deployed.scores(flat).T.cpu()
+                _check_finite(name, found, purpose)
+                scores[name].append(found)
             labels = self.y[done : done + part.shape[3]]
-            wrong.append(next(iter(self.detectors.values())).deployed.wrong(logits, labels).T.cpu())
+            wrong.append(next(iter(self.detectors.values())).deployed.wrong(flat, labels).T.cpu())
             done += part.shape[3]
         return Deployed(torch.cat(wrong), {name: torch.cat(columns) for name, columns in scores.items()})
 
-    def worst(self, detector: Detector, points: Mapping[str, Points], *keys: object) -> Tensor:
-        """Return for each image the point that most often errs unflagged, or else errs: the next start."""
-        rates = []
-        for key, held in points.items():
-            outcome = self.deploy(held.images, "start", *keys, key)
-            evades, wrong = outcome.evades(detector).double(), outcome.wrong.double()
-            rates.append(evades.mean(1) + 1e-3 * wrong.mean(1))
-        best = torch.stack(rates).argmax(0).to(self.x.device)
-        return torch.stack([held.images for held in points.values()])[best, torch.arange(len(self.x))]
+    def worst(self, tried: Sequence[Tried], detector: Detector | None = None) -> Tensor:
+        """Return for each image the point that most often errs unflagged, or else errs: the next start.
+
+        Args:
+            tried: what the attacks so far have left.
+            detector: which flags count; None: none.
+        """
+        rates = [_rate(each.chosen, detector) for each in tried]
+        return _taken([each.points.images for each in tried], torch.stack(rates).argmax(0))
+
+
+def _check_finite(score: str, found: Tensor, purpose: str) -> None:
+    """Refuse scores that neither pass a threshold nor fail it: an attack could hide behind them."""
+    broken = int((~found.isfinite()).sum())
+    if broken:
+        raise InputError(
+            f"score {score!r} is NaN or infinite for {broken} of {found.numel()} deployments ({purpose}): "
+            "the network's outputs there are no predictions"
+        )
+
+
+def _rate(outcome: Deployed, detector: Detector | None) -> Tensor:
+    """Return (n,): how good a point is for the attacker."""
+    rate = 1e-3 * outcome.wrong.double().mean(1)
+    return rate if detector is None else rate + outcome.evades(detector).double().mean(1)
+
+
+def _taken(tensors: Sequence[Tensor], place: Tensor) -> Tensor:
+    """Return row i of the tensor (n, ...) that `place` (n,) names for it, for each i."""
+    stacked = torch.stack(list(tensors))
+    return stacked[place.to(stacked.device), torch.arange(len(place), device=stacked.device)]
+
+
+def pooled(tried: Sequence[Tried], detector: Detector) -> Tried:
+    """Return as one attack, for each image, what is chosen as the worst of several for a detector."""
+    best = torch.stack([_rate(each.chosen, detector) for each in tried]).argmax(0)
+    chosen, scored = (
+        Deployed(
+            _taken([outcome.wrong for outcome in outcomes], best),
+            {name: _taken([o.scores[name] for o in outcomes], best) for name in outcomes[0].scores},
+        )
+        for outcomes in ([each.chosen for each in tried], [each.scored for each in tried])
+    )
+    return Tried(
+        Points(
+            _taken([each.points.images for each in tried], best),
+            any(each.points.adaptive for each in tried),
+            min(each.points.steps for each in tried),
+            min(each.points.eot for each in tried),
+        ),
+        chosen,
+        scored,
+    )
 
 
 def judge(
     study: Trial,
     detector: Detector,
-    points: Mapping[str, Points],
+    tried: Mapping[str, Tried],
     clean: Deployed,
     controls: Mapping[str, Deployed],
     *,
     system: str,
     radius: float,
     dataset: str | None,
+    budget: Mapping[str, float],
     seconds: float,
 ) -> tuple[DetectionRecord, dict[str, Any], Tensor]:
     """Return the record of one detector at one eps, its curves, and each image's worst points."""
     name, eps, n, seed = detector.score_name, format_fraction(radius), len(study.x), study.seed
-    alone = Trial({name: detector}, study.x, study.y, study.draws, study.resubmissions, seed, study.fitting)
-    chosen_by = {key: alone.deploy(p.images, "selection", name, key, eps) for key, p in points.items()}
-    scored = {key: alone.deploy(p.images, "score", name, key, eps) for key, p in points.items()}
+    scored = {key: each.scored for key, each in tried.items()}
     right = clean.set(name, ~clean.wrong)
     sets = {key: outcome.set(name, outcome.wrong) for key, outcome in scored.items()}
     others = {
@@ -140,9 +198,9 @@ def judge(
         figures.append(
             AttackFigures(
                 key,
-                points[key].adaptive,
-                points[key].steps,
-                points[key].eot,
+                tried[key].points.adaptive,
+                tried[key].points.steps,
+                tried[key].points.eot,
                 float(outcome.wrong.double().mean()),
                 evasion,
                 wilson(evasion * n, n),
@@ -150,17 +208,9 @@ def judge(
             )
         )
 
-    def union(keys: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, evading (n, R) and flagged (n, R) of each image's worst attack among `keys`."""
-        rates = torch.stack([chosen_by[key].evades(detector).double().mean(1) for key in keys])
-        best, rows = rates.argmax(0), torch.arange(n)
-        images = torch.stack([points[key].images for key in keys])[best.to(study.x.device), rows]
-        evading = torch.stack([scored[key].evades(detector) for key in keys])[best, rows]
-        above = torch.stack([scored[key].scores[name] > detector.threshold for key in keys])[best, rows]
-        return images, evading, above
-
-    plain = [key for key, p in points.items() if not p.adaptive]
-    images, evading, flagged = union(list(points))
+    plain = pooled([each for each in tried.values() if not each.points.adaptive], detector)
+    worst = pooled(list(tried.values()), detector)
+    evading, flagged = worst.scored.evades(detector), worst.scored.scores[name] > detector.threshold
     accuracy = 1 - float(evading.double().mean())
     alarms = clean.scores[name] > detector.threshold
     alarm_rate = float(alarms.double().mean())
@@ -181,11 +231,12 @@ def judge(
         clean_false_alarms=alarm_rate,
         clean_false_alarms_ci95=wilson(alarm_rate * n, n),
         clean_accepted_accuracy=float((~clean.wrong & ~alarms).double().mean()),
+        budget=budget,
         attacks=tuple(figures),
         controls={key: separation(held, right, seed=seed) for key, held in others.items()},
         non_adaptive_auroc=_lowest([f for f in figures if not f.adaptive]),
         adaptive_auroc=_lowest(figures),
-        non_adaptive_accuracy_with_rejection=1 - float(union(plain)[1].double().mean()),
+        non_adaptive_accuracy_with_rejection=1 - float(plain.scored.evades(detector).double().mean()),
         accuracy_with_rejection=accuracy,
         ci95=wilson(accuracy * n, n),
         persistent=resubmitted(evading.sum(1), flagged.sum(1), alarms.sum(1), study.resubmissions, TRIES),
@@ -201,7 +252,7 @@ def judge(
         "roc": {key: curve(held, right) for key, held in {**sets, **others}.items()},
         "histograms": histograms(everything),
     }
-    return record, drawn, images.cpu()
+    return record, drawn, worst.points.images.cpu()
 
 
 def _lowest(figures: Sequence[AttackFigures]) -> float | None:

@@ -10,7 +10,7 @@ from squint._random import derive_generator
 from squint.attacks.noise import random_noise
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore
-from squint.evaluation.detection.outputs import WithFeatures, deployments
+from squint.evaluation.detection.outputs import Observed, WithFeatures
 
 NOISE_RADII = (8 / 255, 16 / 255, 32 / 255, 64 / 255)
 """Radii of the noise that the combination is trained on."""
@@ -22,26 +22,16 @@ def view_of(ens: Ensemble, fitted: FittedScore | None) -> HasMemberLogits:
 
 
 def fit_score(
-    ens: Ensemble, score: str, images: Tensor, labels: Tensor, num_classes: int, draws: int, seed: int
+    ens: Ensemble, score: str, images: Tensor, labels: Tensor, num_classes: int, observed: Observed
 ) -> FittedScore:
     """Return a learned score fitted to one deployment of each clean image, and of each noisy one."""
     device = next(ens.parameters()).device
-
-    def observed(model: HasMemberLogits, x: Tensor, *keys: object) -> Tensor:
-        generator = derive_generator(seed, "detector", "fit", *keys)
-        return torch.cat(
-            [p[0].cpu() for p in deployments(model, x.to(device), draws=draws, count=1, generator=generator)],
-            2,
-        )
-
     if score != COMBINATION:
-        return FITTED[score].fit(observed(WithFeatures(ens), images), labels, num_classes)
-    noisy = [
-        observed(
-            ens,
-            random_noise(images, eps=radius, generator=derive_generator(seed, "detector", "noise", radius)),
-            radius,
-        )
-        for radius in NOISE_RADII
-    ]
-    return Combination.fit_noise(observed(ens, images), torch.cat(noisy, 2))
+        seen = observed.outputs(WithFeatures(ens), images.to(device), "fit")
+        return FITTED[score].fit(seen, labels, num_classes)
+    noisy = []
+    for radius in NOISE_RADII:
+        generator = derive_generator(observed.seed, "detector", "noise", radius)
+        changed = random_noise(images, eps=radius, generator=generator)
+        noisy.append(observed.outputs(ens, changed.to(device), "fit", radius))
+    return Combination.fit_noise(observed.outputs(ens, images.to(device), "fit"), torch.cat(noisy, 2))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from squint._checks import InputError, need_members
+from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.quantize import QuantizedNetwork
@@ -88,3 +89,27 @@ def deployments(
     for first in range(0, len(x), batch_size):
         outputs = asked.member_logits(x[first : first + batch_size], count * draws, generator=generator)
         yield outputs.view(count, draws, *outputs.shape[1:])
+
+
+class Observed:
+    """Outputs of one deployment of each image, remembered: several scores are fitted on the same ones.
+
+    One object serves fits of equal images, seed and draws; the noise is that of the ensemble in any case.
+
+    Args:
+        seed: base of the streams.
+        draws: draws S of one deployment.
+    """
+
+    def __init__(self, seed: int, draws: int) -> None:
+        self.seed, self.draws = seed, draws
+        self._held: dict[tuple[object, ...], Tensor] = {}
+
+    def outputs(self, model: AnyModel, x: Tensor, *keys: object) -> Tensor:
+        """Return (draws, members, n, width) on the CPU; the noise is keyed by `keys`."""
+        place = (isinstance(model, WithFeatures), len(x), *keys)
+        if place not in self._held:
+            generator = derive_generator(self.seed, "detector", *keys)
+            parts = deployments(model, x, draws=self.draws, count=1, generator=generator)
+            self._held[place] = torch.cat([part[0].cpu() for part in parts], 2)
+        return self._held[place]

@@ -59,6 +59,8 @@ class DetectionRecord:
         clean_false_alarms: share of clean deployments that are flagged, correct or not.
         clean_false_alarms_ci95: its interval.
         clean_accepted_accuracy: share of clean deployments that are correct and not flagged.
+        budget: of the attacks on the detector: `steps`, `step_size`, `eot`, `check_every` (steps between two
+            iterates that are compared).
         attacks: every attack's figures.
         controls: separation of what is no attack from correct clean deployments: noise of the same norm,
             clean images that are misclassified, corruptions.
@@ -91,6 +93,7 @@ class DetectionRecord:
     clean_false_alarms: float
     clean_false_alarms_ci95: Interval
     clean_accepted_accuracy: float
+    budget: Mapping[str, float]
     attacks: tuple[AttackFigures, ...]
     controls: Mapping[str, Separation | None]
     non_adaptive_auroc: float | None
