@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from squint._checks import InputError, InputTypeError
+from squint._strata import squeeze
 
 _SEED_RANGE = 2**63 - 1
 
@@ -284,10 +285,7 @@ def _stratify(k: Tensor, source: NoiseSource) -> Tensor:
     shape = (draws, k.shape[0] // draws, *k.shape[1:])
     keys = torch.empty((total, *shape[1:]), dtype=torch.int64, device=k.device)
     keys.random_(-(2**63), None, generator=source.shared.on(k.device))
-    rank = keys.argsort(0)[list(source.strata)]
-    v = (k.view(shape).to(torch.int32) + 2**15 + 0.5) / 2**16
-    u = (rank + v) / total
-    return (u * 2**16 - 2**15).floor().clamp_(-(2**15), 2**15 - 1).to(torch.int16).view(k.shape)
+    return squeeze(k.view(shape), keys, source.strata).view(k.shape)
 
 
 def _numel(shape: Sequence[int]) -> int:
