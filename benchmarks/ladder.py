@@ -1,7 +1,8 @@
-"""Seconds to the same robust accuracy: the ladder's first rung against torchattacks' AutoAttack `rand`.
+"""Seconds to the same robust accuracy: the ladder's beginning against torchattacks' AutoAttack.
 
-Both attack one stochastic ensemble on the same images, and what both leave is scored by our rules, over fresh
-deployments. `python -m benchmarks.ladder` prints the table; `--output FILE` also writes the rows as JSON.
+Both attack one stochastic ensemble (`rand`) or one deterministic network (`standard`) on the same images, and
+what both leave is scored by our rules, over fresh deployments. `python -m benchmarks.ladder` prints the
+tables; `--output FILE` also writes the rows as JSON, the deterministic network's to FILE-deterministic.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from squint._random import derive_generator
 from squint.attacks.adapters import Attack, from_torchattacks
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.intervals import paired_bootstrap, wilson
+from squint.evaluation.ladder import as_attack
 from squint.evaluation.scoring import score
 from squint.evaluation.white_box import keep_better
 
 EPS = 48 / 255
+WEIGHTS = Path(__file__).parents[1] / "tests" / "attacks" / "weights"
+STILL_EPS = 32 / 255
+"""Radius on the deterministic network."""
 IMAGES = 32
 DRAWS = 4
 EPOCHS = 10
@@ -61,6 +66,31 @@ def ensemble() -> tuple[squint.Ensemble, Tensor, Tensor]:
     return ens.eval(), data.test.images[:IMAGES].float() / 255, data.test.labels[:IMAGES]
 
 
+def still() -> tuple[squint.Ensemble, Tensor, Tensor]:
+    """Return the deterministic network of the cross-check, of 2-bit input, and test data."""
+    ens = squint.load(WEIGHTS / "deterministic.safetensors").eval()
+    test = squint.data.load("digits").test
+    return ens, test.images[:IMAGES].float() / 255, test.labels[:IMAGES]
+
+
+def still_contenders() -> list[tuple[str, str, Attack]]:
+    """Return library, name and attack for a network without noise: one draw, and the whole AutoAttack."""
+
+    def standard(model: torch.nn.Module, eps: float) -> Any:
+        return torchattacks.AutoAttack(model, eps=eps, version="standard", n_classes=10, seed=SEED)
+
+    def rung(steps: int, refine: int) -> Attack:
+        return lambda model, x, y, eps, g: attacks.targeted(
+            model, x, y, eps=eps, steps=steps, refine_steps=refine, eot=1, generator=g
+        )
+
+    return [
+        *(("squint", f"targeted 3 x {s} + {r} steps", rung(s, r)) for s, r in BUDGETS),
+        ("squint", "ladder, preset quick", as_attack("quick")),
+        ("torchattacks", "AutoAttack standard", from_torchattacks(standard, draws=1)),
+    ]
+
+
 def contenders() -> list[tuple[str, str, Attack]]:
     """Return library, name and attack.
 
@@ -88,23 +118,31 @@ def contenders() -> list[tuple[str, str, Attack]]:
 
     return [
         *(("squint", f"targeted 3 x {s} + {r} steps, 8 draws", rung(s, r)) for s, r in BUDGETS),
+        ("squint", "ladder, preset quick", as_attack("quick")),
         ("torchattacks", "AutoAttack rand, 10 steps, eot 20", from_torchattacks(rand, draws=1)),
         ("torchattacks", "its two APGDs, best loss, 10 steps, eot 20", kept(10)),
         ("torchattacks", "its two APGDs, best loss, 100 steps, eot 20", kept(100)),
     ]
 
 
-def measure() -> dict[str, Any]:
+def measure(noisy: bool = True) -> dict[str, Any]:
     """Return a row per contender, and for each of theirs our cheapest budget that leaves no more accuracy."""
-    model, x, y = ensemble()
+    model, x, y = ensemble() if noisy else still()
+    eps = EPS if noisy else STILL_EPS
     rows: list[dict[str, Any]] = []
     correct: dict[str, Tensor] = {}
-    for library, name, attack in contenders():
+    for library, name, attack in contenders() if noisy else still_contenders():
         started = time.perf_counter()
-        points = attack(model, x, y, EPS, derive_generator(SEED, "bench", library, name))
+        points = attack(model, x, y, eps, derive_generator(SEED, "bench", library, name))
         seconds = time.perf_counter() - started
         scores = score(
-            model, points, y, draws=DRAWS, resubmissions=RESUBMISSIONS, seed=SEED, keys=("bench", "ladder")
+            model,
+            points,
+            y,
+            draws=model.draws,
+            resubmissions=RESUBMISSIONS,
+            seed=SEED,
+            keys=("bench", "ladder"),
         )
         correct[name] = scores.correct
         rows.append(
@@ -129,9 +167,11 @@ def measure() -> dict[str, Any]:
             )
         matches.append(match)
     return {
-        "benchmark": "ladder rung 1 against AutoAttack rand",
-        "model": f"3 x small_cnn, width 12, 2/3/4-bit weights, 1-bit stochastic input, {DRAWS} draws",
-        "eps": format_fraction(EPS),
+        "benchmark": f"beginning of the ladder against AutoAttack {'rand' if noisy else 'standard'}",
+        "model": f"3 x small_cnn, width 12, 2/3/4-bit weights, 1-bit stochastic input, {DRAWS} draws"
+        if noisy
+        else "the deterministic network of tests/attacks/weights",
+        "eps": format_fraction(eps),
         "n": len(y),
         "seed": SEED,
         "resubmissions": RESUBMISSIONS,
@@ -143,26 +183,26 @@ def measure() -> dict[str, Any]:
 
 
 def main(output: Path | None = None) -> None:
-    """Print the table, and write the rows where `output` says."""
-    found = measure()
-    print(
-        f"\nladder rung 1 against AutoAttack rand, {found['n']} digits, eps {found['eps']}, {found['model']}"
-    )
-    for row in found["rows"]:
-        low, high = row["ci95"]
-        print(
-            f"  {row['library']:<13} {row['attack']:<46} {row['seconds']:8.2f} s   "
-            f"{row['robust_accuracy']:6.1%} [{low:.1%}, {high:.1%}]"
-        )
-    for match in found["matches"]:
-        if match["ours"] is None:
-            print(f"  no budget of ours reaches {match['theirs']}")
-        else:
-            print(f"  {match['theirs']}: reached by {match['ours']} in {match['ratio']:.2f} of the time")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    """Print the tables, and write the rows where `output` says."""
+    for noisy in (True, False):
+        found = measure(noisy)
+        print(f"\n{found['benchmark']}, {found['n']} digits, eps {found['eps']}, {found['model']}")
+        for row in found["rows"]:
+            low, high = row["ci95"]
+            print(
+                f"  {row['library']:<13} {row['attack']:<46} {row['seconds']:8.2f} s   "
+                f"{row['robust_accuracy']:6.1%} [{low:.1%}, {high:.1%}]"
+            )
+        for match in found["matches"]:
+            if match["ours"] is None:
+                print(f"  no budget of ours reaches {match['theirs']}")
+            else:
+                print(f"  {match['theirs']}: reached by {match['ours']} in {match['ratio']:.2f} of the time")
+        if output is not None:
+            place = output if noisy else output.with_name(f"{output.stem}-deterministic{output.suffix}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(output_option("Seconds to the same robust accuracy, against AutoAttack rand."))
+    main(output_option("Seconds to the same robust accuracy, against AutoAttack."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,8 +134,23 @@ def test_external_keeps_to_its_own_norm(generator: torch.Generator) -> None:
         external(lambda _m, x, _y, _eps: x + one, norm="l2")(model, x, y, EPS, generator)
 
 
+def blocks_of_documentation() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_example_of_another_ones_model_runs() -> None:
+    (chosen,) = (block for block in blocks_of_documentation() if "theirs" in block)
+    scope: dict[str, Any] = {}
+    exec(chosen, scope)
+    x, y, found = (scope[name] for name in ("x", "y", "found"))
+    assert 0 < (found - x).abs().max() <= 16 / 255 + 1e-6
+    before, after = (nn.functional.cross_entropy(scope["theirs"](points), y) for points in (x, found))
+    assert after > before
+    assert scope["report"].records[0].n == len(x)
+
+
 def test_the_example_of_the_documentation_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = blocks_of_documentation()
     chosen = [block for block in blocks if "torchattacks" in block]
     assert len(chosen) == 1
     scope: dict[str, object] = {}

@@ -33,10 +33,10 @@ BOTH_NORMS: dict[str, Attack] = {
     "square": partial(attacks.square, steps=60, eot=2, renew_every=20),
     "spsa": partial(attacks.spsa, steps=3, directions=4),
     "member_pgd": partial(attacks.member_pgd, steps=4, eot=2),
+    "arc": partial(attacks.arc, steps=3, restarts=2, eot=4, bank_draws=4, renew_every=2),
     "transfer": partial(transfer_from, steps=4),
 }
 LINF_ONLY: dict[str, Attack] = {
-    "arc": partial(attacks.arc, steps=3, restarts=2, eot=4, bank_draws=4, renew_every=2),
     "mora": partial(attacks.mora, steps=6, eot=2, betas=(0.5, 1.0), num_targets=1),
 }
 CASES = [(name, norm) for name in BOTH_NORMS for norm in ("linf", "l2")]

@@ -52,6 +52,21 @@ def test_ensembles_in_the_plane_fall_where_exhaustive_search_breaks_them(
     assert (found > 0)[best > 0.02].float().mean() >= 0.95
 
 
+def test_arc_in_l2_breaks_what_an_exhaustive_search_of_the_disc_does(generator: torch.Generator) -> None:
+    model = Member(60.0 * torch.randn(3, 5, 2, generator=generator))
+    x = 0.3 + 0.4 * torch.rand(80, 1, 1, 2, generator=generator)
+    y = model(x).argmax(-1)
+    line = torch.linspace(-EPS, EPS, 41)
+    grid = torch.cartesian_prod(line, line)
+    disc = grid[grid.norm(dim=1) <= EPS].view(-1, 1, 1, 1, 2)
+    best = torch.stack([pooled(model, x + shift, y) for shift in disc]).amax(0)
+    points = attacks.arc(model, x, y, eps=EPS, norm="l2", eot=1, bank_draws=1, generator=generator)
+    found = pooled(model, points, y)
+    assert (points - x).flatten(1).norm(dim=1).max() <= EPS + 1e-6
+    assert (best > 0).sum() >= 40
+    assert (found > 0)[best > 0.02].float().mean() >= 0.95
+
+
 def test_mora_weights_equal_finite_differences(generator: torch.Generator) -> None:
     z = 4 * torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
     y, c = torch.tensor([0, 1, 2]), torch.tensor([3, 0, 1])

@@ -256,6 +256,7 @@ def test_interval_and_fractional_accuracy() -> None:
         ({"eps": 1.5}, r"eps is 1.5; allowed: a number in \[0, 1\]"),
         ({"eps": []}, "eps is empty"),
         ({"attacks": "pdg"}, r"attacks is 'pdg'; allowed: .*did you mean 'pgd'"),
+        ({"attacks": "strong"}, "attacks is 'strong'; allowed: .*, quick, standard, exhaustive"),
         ({"attacks": []}, "attacks is empty"),
         ({"attacks": ["seed", "pgd"]}, "attacks names 'pgd' more than once"),
         ({"draws": 0}, "draws is 0"),

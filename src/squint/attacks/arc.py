@@ -1,4 +1,4 @@
-"""ARC, the attack on randomised ensembles of Dbouk and Shanbhag 2022, adapted to pooled probabilities, L∞."""
+"""ARC, the attack on randomised ensembles of Dbouk and Shanbhag 2022, adapted to pooled probabilities."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def arc(
     y: Tensor,
     *,
     eps: float,
+    norm: str = "linf",
     steps: int = 20,
     restarts: int = 5,
     eot: int = 8,
@@ -35,20 +36,21 @@ def arc(
     chunk: int | None = None,
     accept: str = "margin",
 ) -> Tensor:
-    """Return the points to which a greedy walk over the units' nearest decision boundaries leads, L∞.
+    """Return the points to which a greedy walk over the units' nearest decision boundaries leads.
 
     A unit is a member with its logits averaged over `eot` draws, or, of a single member, one of four groups
     of draws. Unit after unit, the most confident first, the direction d is turned just far enough that the
     unit's linearised boundary is crossed while those before it stay crossed; a turn is kept only if it does
     not help the label, by `accept`, on a common bank of noise. With ζ the distance left at x + δ + d
-    and h the unit's direction, the turn follows from requiring ⟨h, η(d + βg)/‖d + βg‖∞⟩ ≥ ζ + ⟨h, d⟩ with
-    η = eps: β = η·ζ / (η − ζ − ⟨h, d⟩), plus ρ = 0.05·eps.
+    and h the unit's direction, the turn follows from requiring ⟨h, η(d + βg)/‖d + βg‖⟩ ≥ ζ + ⟨h, d⟩ with
+    η = eps, in either norm: β = η·ζ / (η − ζ − ⟨h, d⟩), plus ρ = 0.05·eps.
 
     Args:
         model: a model with `member_logits`.
         x: images (batch, ...) in [0, 1].
         y: labels (batch,).
-        eps: L∞ radius in [0, 1].
+        eps: radius; in [0, 1] for "linf".
+        norm: "linf" or "l2".
         steps: walks over all units per restart.
         restarts: the first begins at `start`, or at x; the others at random points.
         eot: draws over which each unit is averaged.
@@ -67,7 +69,7 @@ def arc(
         InputError: for a value out of range, or a model that returns NaN for all images at the
             start.
     """
-    ball = Ball(x, eps, "linf")
+    ball = Ball(x, eps, norm)
     units = Units(need_members(model, "attacks.arc"), y, eot, chunk=chunk)
     for name, value in (
         ("steps", steps),
@@ -121,19 +123,21 @@ def _walk(
         gap, slopes = units.gradients(here, gaps, seed)
         flat = slopes.flatten(2)
         # A boundary without a gradient is infinitely far, whatever the gap.
-        length = flat.abs().sum(2)
+        length = _dual(flat, ball.norm)
         zeta, nearest = torch.where(length > 0, gap / length, float("inf")).min(0)
         w = flat[nearest, rows].nan_to_num(0.0)
-        h = -w / w.abs().sum(1, keepdim=True).clamp_min(1e-300)
+        h = -w / _dual(w, ball.norm).unsqueeze(1).clamp_min(1e-300)
         flat_turn = turn.flatten(1)
         reached = zeta + (h * flat_turn).sum(1)
-        first = flat_turn.abs().amax(1) == 0
+        first = _length(flat_turn, ball.norm) == 0
         far = first | (reached >= ball.eps)
         beta = torch.where(
             far, ball.eps, ball.eps * zeta / (ball.eps - reached).clamp_min(1e-12) + 0.05 * ball.eps
         )
-        sought = flat_turn - beta.unsqueeze(1) * w.sign()
-        sought = ball.eps * sought / sought.abs().amax(1, keepdim=True).clamp_min(1e-300)
+        # The direction of unit length that lowers the gap fastest.
+        g = -w.sign() if ball.norm == "linf" else h
+        sought = flat_turn + beta.unsqueeze(1) * g
+        sought = ball.eps * sought / _length(sought, ball.norm).unsqueeze(1).clamp_min(1e-300)
         candidate = ball.project(best.point + sought.view_as(ball.x).to(ball.x))
         rated = rule(bank.logits(candidate))
         taken = (zeta > 0) & zeta.isfinite() & (rated >= score)
@@ -141,6 +145,15 @@ def _walk(
         point = torch.where(per_example(taken, candidate), candidate, point)
         score = torch.where(taken, rated, score)
     return point, score
+
+
+def _length(flat: Tensor, norm: str) -> Tensor:
+    return flat.abs().amax(-1) if norm == "linf" else flat.norm(dim=-1)
+
+
+def _dual(flat: Tensor, norm: str) -> Tensor:
+    """Return the norm by which a slope is measured: how fast a step of length 1 can move the gap."""
+    return flat.abs().sum(-1) if norm == "linf" else flat.norm(dim=-1)
 
 
 def single_draw_error(logits: Tensor, y: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs, training_mode
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
-from squint.evaluation.settings import SEED_PROTOCOL, AttackSetting, named_settings, radii_of
+from squint.evaluation.settings import NAMED, SEED_PROTOCOL, AttackSetting, named_settings, radii_of
 from squint.evaluation.sharding import sharded
 
 TRIES = (1, 10, 100)
@@ -94,6 +94,8 @@ def evaluate(
     folder = None if folder is None else Path(folder)
     if folder is not None and Path(system).name != system:
         raise InputError(f"system is {system!r}; allowed with a folder: what can be a file's name")
+    if isinstance(attacks, str):
+        check_choice("attacks", attacks, [*NAMED, *PRESETS])
     settings = [] if isinstance(attacks, str) and attacks in PRESETS else named_settings(attacks)
     radii = radii_of(eps, settings or [SEED_PROTOCOL])
     if resubmissions is not None:
