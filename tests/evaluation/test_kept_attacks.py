@@ -14,6 +14,8 @@ from squint import noise
 from squint._checks import InputError
 from squint.ensemble import Ensemble
 from squint.evaluation import AttackSetting, evaluate
+from squint.evaluation.arrays import read_npz, write_npz
+from squint.evaluation.batch_outcomes import digest_of
 from squint.evaluation.information_plane import information_plane
 from tests.evaluation.ladder_models import small_ensemble
 from tests.evaluation.sharded_job import untimed
@@ -127,6 +129,15 @@ def test_an_outcome_of_something_else_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^batch 2 in .* holds no outcome of an attack: remove that folder$"
     ):
+        attacked(model(), folder=tmp_path)
+    path.write_text(path.read_text().replace('"random": 7', '"random": true'))
+    # Whoever changes the arrays on purpose writes the hash that belongs to them.
+    arrays = dict(read_npz(path.with_suffix(".npz")))
+    arrays["errors"] = arrays["errors"][:1]
+    write_npz(path.with_suffix(".npz"), arrays)
+    note = json.loads(path.read_text()) | {"arrays": digest_of(arrays)}
+    path.write_text(json.dumps(note))
+    with pytest.raises(InputError, match=r"^batch 2 in .* holds no outcome of an attack"):
         attacked(model(), folder=tmp_path)
 
 

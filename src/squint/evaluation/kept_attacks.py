@@ -91,6 +91,8 @@ def _read(arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> tuple[Part, 
         or type(plain["random"]) is not bool
     ):
         raise ValueError
+    if len({len(tensor) for tensor in held.values()}) != 1:
+        raise ValueError
     scores = Scores(
         held["errors"], counts[0], held["single_errors"], counts[1], plain["random"], held.get("nan")
     )
