@@ -105,12 +105,16 @@ def test_tables_hold_every_attack_and_control(results: Results, tmp_path: Path) 
 
 def test_red_flags_stand_beside_their_figure(results: Results, tmp_path: Path) -> None:
     flag = {"kind": "detector_attack_budget", "message": "attacks had 8 steps", "measured": {"steps": 8}}
-    data = detection(record(red_flags=[flag], trusted=False))
+    both = [
+        record(red_flags=[flag], trusted=False, score=s) for s in ("predictive_information", "neighbours")
+    ]
+    data = detection(*both)
     parsed, found = parse_results(results), read(tmp_path, data)
     fragment = detection_fragment(found, parsed)
     assert fragment is not None
     assert "UNTRUSTED" in fragment
-    assert "5/255: attacks had 8 steps" in fragment
+    assert fragment.count("attacks had 8 steps") == 1
+    assert "5/255, predictive information, neighbours: attacks had 8 steps" in fragment
     figure = roc_figure(found, parsed)
     assert figure is not None
     assert "untrusted" in figure.caption
@@ -119,16 +123,16 @@ def test_red_flags_stand_beside_their_figure(results: Results, tmp_path: Path) -
 
 
 def test_panels_are_those_nearest_the_headline(results: Results, tmp_path: Path) -> None:
-    many = [record(eps=f"{k}/255") for k in range(1, 9)]
+    many = [record(eps=f"{k}/255") for k in range(1, 15)]
     parsed, found = parse_results(results), read(tmp_path, detection(*many))
     panels = shown(found, parsed)
     assert len(panels) == MOST_PANELS
     assert panels[0].eps == "5/255"
-    assert "1/255" not in {panel.eps for panel in panels}
+    assert not {"13/255", "14/255"} & {panel.eps for panel in panels}
     fragment = detection_fragment(found, parsed)
     assert fragment is not None
     assert len(SVG.findall(fragment)) == MOST_PANELS
-    assert "The 6 panels are those nearest" in fragment
+    assert "The 12 panels are those nearest" in fragment
 
 
 def test_scores_are_drawn_with_their_threshold(results: Results, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from squint.report.results import Results
 from squint.report.style import FigureFiles, Scheme, legend_below, line, new_figure, panels, render, shorten
 from squint.report.table import norm_name, percent
 
-MOST_PANELS = 6
+MOST_PANELS = 12
 _FLOOR = 1e-4  # shares below it are drawn there: a logarithm has no zero
 
 
