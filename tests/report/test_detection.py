@@ -18,13 +18,16 @@ from squint.report.detection import Detection, read_detection
 from squint.report.detection_figures import (
     MOST_PANELS,
     histogram_figure,
+    panel_title,
     rejection_figure,
     roc_figure,
     shown,
 )
 from squint.report.detection_page import HEIGHT, WIDTH, detection_fragment, sentence
+from squint.report.detection_rows import MOST_LINES, rows
 from squint.report.results import parse_results
 from squint.report.run import read_run
+from squint.report.style import LIGHT, drawing
 
 Results = dict[str, Any]
 SVG = re.compile(r"<svg viewBox=\"0 0 460.*?</svg>", re.DOTALL)
@@ -133,6 +136,42 @@ def test_panels_are_those_nearest_the_headline(results: Results, tmp_path: Path)
     assert fragment is not None
     assert len(SVG.findall(fragment)) == MOST_PANELS
     assert "The 12 panels are those nearest" in fragment
+
+
+def test_many_detectors_are_told_apart(results: Results, tmp_path: Path) -> None:
+    names = ["entropy", "neighbours", "reference_information", "jensen_shannon", "combination"]
+    many = [record(score=name, accuracy_with_rejection=0.5 + k / 100) for k, name in enumerate(names)]
+    parsed = parse_results(results)
+    few = read(tmp_path, detection(*many[:MOST_LINES]))
+    line = rejection_figure(few, parsed)
+    assert line is not None
+    assert line.title == "Accuracy with rejection against eps"
+    found = read(tmp_path, detection(*many, record(eps="9/255", accuracy_with_rejection=0.3)))
+    titles = [panel_title(r, parsed, found.records) for r in found.records]
+    assert titles[2] == "reference information, 5/255"
+    assert len(set(titles)) == len(titles)
+    for figure in (roc_figure(found, parsed), histogram_figure(found, parsed)):
+        assert figure is not None
+        assert all(title in figure.alt for title in titles)
+    dots = rejection_figure(found, parsed)
+    assert dots is not None
+    assert dots.title == "Accuracy with rejection at eps 5/255"
+    assert "combination, 5/255: 54.0 % attacked, 88.0 % not attacked" in dots.alt
+    assert "9/255" not in dots.alt
+
+
+def test_rows_stand_at_their_figures(tmp_path: Path) -> None:
+    many = [record(score=name, accuracy_with_rejection=a) for name, a in (("entropy", 0.6), ("votes", 0.4))]
+    found = read(tmp_path, detection(*many))
+    with drawing(LIGHT):
+        figure = rows(found.records, ["entropy", "votes"])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["votes", "entropy"]
+    attacked, free = (dots.get_offsets() for dots in axes.collections[1:])
+    assert [tuple(place) for place in attacked] == [(40.0, 0.0), (60.0, 1.0)]
+    assert [tuple(place) for place in free] == [(88.0, 0.0), (88.0, 1.0)]
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [[61.0, 74.0], [61.0, 74.0]]
 
 
 def test_scores_are_drawn_with_their_threshold(results: Results, tmp_path: Path) -> None:
