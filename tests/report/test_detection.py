@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from tests.report.detection_data import detection, record
 
 from squint._checks import InputError
@@ -167,10 +169,11 @@ def test_rows_stand_at_their_figures(tmp_path: Path) -> None:
         figure = rows(found.records, ["entropy", "votes"])
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["votes", "entropy"]
-    attacked, free = (dots.get_offsets() for dots in axes.collections[1:])
-    assert [tuple(place) for place in attacked] == [(40.0, 0.0), (60.0, 1.0)]
-    assert [tuple(place) for place in free] == [(88.0, 0.0), (88.0, 1.0)]
-    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    interval, attacked, free = axes.collections
+    assert np.asarray(attacked.get_offsets()).tolist() == [[40.0, 0.0], [60.0, 1.0]]
+    assert np.asarray(free.get_offsets()).tolist() == [[88.0, 0.0], [88.0, 1.0]]
+    assert isinstance(interval, LineCollection)
+    ends = [np.asarray(segment)[:, 0].tolist() for segment in interval.get_segments()]
     assert ends == [[61.0, 74.0], [61.0, 74.0]]
 
 
