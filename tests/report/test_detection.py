@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from tests.report.detection_data import detection, record
 
 from squint._checks import InputError
@@ -18,13 +20,16 @@ from squint.report.detection import Detection, read_detection
 from squint.report.detection_figures import (
     MOST_PANELS,
     histogram_figure,
+    panel_title,
     rejection_figure,
     roc_figure,
     shown,
 )
 from squint.report.detection_page import HEIGHT, WIDTH, detection_fragment, sentence
+from squint.report.detection_rows import MOST_LINES, rows
 from squint.report.results import parse_results
 from squint.report.run import read_run
+from squint.report.style import LIGHT, drawing
 
 Results = dict[str, Any]
 SVG = re.compile(r"<svg viewBox=\"0 0 460.*?</svg>", re.DOTALL)
@@ -105,12 +110,16 @@ def test_tables_hold_every_attack_and_control(results: Results, tmp_path: Path) 
 
 def test_red_flags_stand_beside_their_figure(results: Results, tmp_path: Path) -> None:
     flag = {"kind": "detector_attack_budget", "message": "attacks had 8 steps", "measured": {"steps": 8}}
-    data = detection(record(red_flags=[flag], trusted=False))
+    both = [
+        record(red_flags=[flag], trusted=False, score=s) for s in ("predictive_information", "neighbours")
+    ]
+    data = detection(*both)
     parsed, found = parse_results(results), read(tmp_path, data)
     fragment = detection_fragment(found, parsed)
     assert fragment is not None
     assert "UNTRUSTED" in fragment
-    assert "5/255: attacks had 8 steps" in fragment
+    assert fragment.count("attacks had 8 steps") == 1
+    assert "5/255, predictive information, neighbours: attacks had 8 steps" in fragment
     figure = roc_figure(found, parsed)
     assert figure is not None
     assert "untrusted" in figure.caption
@@ -119,16 +128,53 @@ def test_red_flags_stand_beside_their_figure(results: Results, tmp_path: Path) -
 
 
 def test_panels_are_those_nearest_the_headline(results: Results, tmp_path: Path) -> None:
-    many = [record(eps=f"{k}/255") for k in range(1, 9)]
+    many = [record(eps=f"{k}/255") for k in range(1, 15)]
     parsed, found = parse_results(results), read(tmp_path, detection(*many))
     panels = shown(found, parsed)
     assert len(panels) == MOST_PANELS
     assert panels[0].eps == "5/255"
-    assert "1/255" not in {panel.eps for panel in panels}
+    assert not {"13/255", "14/255"} & {panel.eps for panel in panels}
     fragment = detection_fragment(found, parsed)
     assert fragment is not None
     assert len(SVG.findall(fragment)) == MOST_PANELS
-    assert "The 6 panels are those nearest" in fragment
+    assert "The 12 panels are those nearest" in fragment
+
+
+def test_many_detectors_are_told_apart(results: Results, tmp_path: Path) -> None:
+    names = ["entropy", "neighbours", "reference_information", "jensen_shannon", "combination"]
+    many = [record(score=name, accuracy_with_rejection=0.5 + k / 100) for k, name in enumerate(names)]
+    parsed = parse_results(results)
+    few = read(tmp_path, detection(*many[:MOST_LINES]))
+    line = rejection_figure(few, parsed)
+    assert line is not None
+    assert line.title == "Accuracy with rejection against eps"
+    found = read(tmp_path, detection(*many, record(eps="9/255", accuracy_with_rejection=0.3)))
+    titles = [panel_title(r, parsed, found.records) for r in found.records]
+    assert titles[2] == "reference information, 5/255"
+    assert len(set(titles)) == len(titles)
+    for figure in (roc_figure(found, parsed), histogram_figure(found, parsed)):
+        assert figure is not None
+        assert all(title in figure.alt for title in titles)
+    dots = rejection_figure(found, parsed)
+    assert dots is not None
+    assert dots.title == "Accuracy with rejection at eps 5/255"
+    assert "combination, 5/255: 54.0 % attacked, 88.0 % not attacked" in dots.alt
+    assert "9/255" not in dots.alt
+
+
+def test_rows_stand_at_their_figures(tmp_path: Path) -> None:
+    many = [record(score=name, accuracy_with_rejection=a) for name, a in (("entropy", 0.6), ("votes", 0.4))]
+    found = read(tmp_path, detection(*many))
+    with drawing(LIGHT):
+        figure = rows(found.records, ["entropy", "votes"])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["votes", "entropy"]
+    interval, attacked, free = axes.collections
+    assert np.asarray(attacked.get_offsets()).tolist() == [[40.0, 0.0], [60.0, 1.0]]
+    assert np.asarray(free.get_offsets()).tolist() == [[88.0, 0.0], [88.0, 1.0]]
+    assert isinstance(interval, LineCollection)
+    ends = [np.asarray(segment)[:, 0].tolist() for segment in interval.get_segments()]
+    assert ends == [[61.0, 74.0], [61.0, 74.0]]
 
 
 def test_scores_are_drawn_with_their_threshold(results: Results, tmp_path: Path) -> None:

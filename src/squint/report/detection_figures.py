@@ -8,11 +8,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from squint.report.detection import CLEAN, Detected, Detection
+from squint.report.detection_rows import MOST_LINES, nearest, rows
 from squint.report.results import Results
 from squint.report.style import FigureFiles, Scheme, legend_below, line, new_figure, panels, render, shorten
 from squint.report.table import norm_name, percent
 
-MOST_PANELS = 6
+MOST_PANELS = 12
 _FLOOR = 1e-4  # shares below it are drawn there: a logarithm has no zero
 
 
@@ -44,7 +45,7 @@ def roc_figure(detection: Detection, results: Results) -> FigureFiles | None:
                     ls="-" if _adaptive(r, name) else "--",
                     lw=1.8 if _adaptive(r, name) else 1.2,
                 )
-            axes.set_title(panel_title(r, results), loc="left")
+            axes.set_title(panel_title(r, results, records), loc="left")
             axes.set_xlim(0, 100)
             axes.set_ylim(0, 101)
             axes.set_xlabel("false alarms, %")
@@ -53,7 +54,7 @@ def roc_figure(detection: Detection, results: Results) -> FigureFiles | None:
         return figure
 
     words = "; ".join(
-        f"{panel_title(r, results)}: AUROC {area(r.adaptive_auroc)} attacked by one who knows it, "
+        f"{panel_title(r, results, records)}: AUROC {area(r.adaptive_auroc)} attacked by one who knows it, "
         f"{area(r.non_adaptive_auroc)} not"
         for r in records
     )
@@ -99,7 +100,7 @@ def histogram_figure(detection: Detection, results: Results) -> FigureFiles | No
             # Written out: the usual powers of ten are formulas, which this style does not read.
             axes.set_yticks([1, 0.1, 0.01, 0.001, _FLOOR], ["100", "10", "1", "0.1", "0.01"])
             axes.minorticks_off()
-            axes.set_title(panel_title(r, results), loc="left")
+            axes.set_title(panel_title(r, results, records), loc="left")
             axes.set_xlabel(r.score.replace("_", " "))
             axes.set_ylabel("deployments, %")
         legend_below(figure, list(handles.values()), list(handles))
@@ -113,8 +114,8 @@ def histogram_figure(detection: Detection, results: Results) -> FigureFiles | No
         f"attack with the lowest AUROC, where it succeeds. {_what(records)}",
         "Histograms of scores. "
         + "; ".join(
-            f"{panel_title(r, results)}: threshold {r.threshold:.3g}, {percent(r.clean_false_alarms)} % of "
-            "clean deployments above it"
+            f"{panel_title(r, results, records)}: threshold {r.threshold:.3g}, "
+            f"{percent(r.clean_false_alarms)} % of clean deployments above it"
             for r in records
         ),
         draw,
@@ -129,8 +130,12 @@ def rejection_figure(detection: Detection, results: Results) -> FigureFiles | No
     if not series:
         return None
     several = len({score for _, score in series}) > 1
+    crowded = len(series) > MOST_LINES
+    drawn = nearest(detection.records, results.headline_radius) if crowded else list(detection.records)
 
     def draw(scheme: Scheme) -> Figure:
+        if crowded:
+            return rows(drawn, [panel_title(r, results, drawn) for r in drawn])
         figure = new_figure(3.6)
         axes = figure.subplots()
         handles: dict[str, Any] = {}
@@ -161,18 +166,21 @@ def rejection_figure(detection: Detection, results: Results) -> FigureFiles | No
         legend_below(figure, list(handles.values()), list(handles))
         return figure
 
+    looks = ("Full circles", "empty ones") if crowded else ("Solid", "dashed")
     rates = ", ".join(f"{percent(v)} %" for v in sorted({r.false_alarm_rate for r in detection.records}))
     return render(
         "detection_accuracy",
-        "Accuracy with rejection against eps",
+        f"Accuracy with rejection at eps {drawn[0].eps}"
+        if crowded
+        else "Accuracy with rejection against eps",
         f"Share of deployments that are right or flagged, at {rates} stated false alarms, each image under "
-        "its worst attack. Solid: also under attacks on the detector, with 95 % intervals over images; "
-        f"dashed: under attacks that do not know it. {_what(detection.records)}",
+        f"its worst attack. {looks[0]}: also under attacks on the detector, with 95 % intervals over images; "
+        f"{looks[1]}: under attacks that do not know it. {_what(drawn)}",
         "Accuracy with rejection. "
         + "; ".join(
-            f"{panel_title(r, results)}: {percent(r.accuracy)} % attacked, "
+            f"{panel_title(r, results, drawn)}: {percent(r.accuracy)} % attacked, "
             f"{percent(r.non_adaptive_accuracy)} % not attacked"
-            for r in detection.records
+            for r in drawn
         ),
         draw,
     )
@@ -183,10 +191,17 @@ def attack_names(detection: Detection) -> list[str]:
     return list(dict.fromkeys(a.attack for r in detection.records for a in r.attacks))
 
 
-def panel_title(r: Detected, results: Results) -> str:
-    """Return which detector a panel shows: its system, its score unless it is the usual one, and eps."""
-    score = "" if r.score == "predictive_information" else f", {r.score.replace('_', ' ')}"
-    return f"{shorten(results.title(r.system) + score, 27)}, {r.eps}"
+def panel_title(r: Detected, results: Results, beside: Sequence[Detected]) -> str:
+    """Return which detector a panel shows: what tells it from those beside it, and eps.
+
+    That is the system where there are several or nothing else is to be said, and the score where there are
+    several or it is not the usual one.
+    """
+    scores = {other.score for other in beside} | {"predictive_information"}
+    parts = [r.score.replace("_", " ")] if len(scores) > 1 else []
+    if not parts or len({other.system for other in beside}) > 1:
+        parts.insert(0, results.title(r.system))
+    return ", ".join([*(shorten(part, 27 // len(parts)) for part in parts), r.eps])
 
 
 def area(value: float | None) -> str:

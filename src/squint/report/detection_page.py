@@ -57,6 +57,7 @@ def detection_fragment(detection: Detection | None, results: Results) -> Markup 
             detection=detection,
             results=results,
             sentences=[(sentence(r, results), r) for r in detection.records],
+            flags=flag_lines(detection, results),
             names=[(name, _color(place), _dashes(name in aware), name in aware)
                    for place, name in enumerate(names)],
             panels=[_panel(r, results, names) for r in shown(detection, results)],
@@ -77,6 +78,16 @@ def sentence(r: Detected, results: Results) -> str:
         f"{interval(r.ci95)} and AUROC {area(r.adaptive_auroc)} where the detector is attacked; "
         f"{percent(r.non_adaptive_accuracy)} % and AUROC {area(r.non_adaptive_auroc)} where it is not."
     )
+
+
+def flag_lines(detection: Detection, results: Results) -> list[str]:
+    """Return the red flags, those that several detectors of a system share in one line."""
+    scores: dict[tuple[str, str, str], list[str]] = {}
+    for r in detection.records:
+        for flag in r.flags:
+            place = results.title(r.system), r.eps, flag.message
+            scores.setdefault(place, []).append(r.score.replace("_", " "))
+    return [f"{title}, {eps}, {', '.join(of)}: {words}" for (title, eps, words), of in scores.items()]
 
 
 def _panel(r: Detected, results: Results, names: list[str]) -> Panel:

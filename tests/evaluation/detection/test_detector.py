@@ -14,6 +14,7 @@ from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator
 from squint.evaluation.detection import SCORE_NAMES, SCORES, Detector
 from squint.evaluation.detection.calibration import minimum_examples
+from squint.evaluation.detection.fitted import COMBINATION, FITTED
 from squint.evaluation.detection.identity import fingerprint
 from tests.evaluation.detection.nets import untrained
 
@@ -219,8 +220,13 @@ def test_the_minimum_of_calibration_examples_is_named(
         few = (x[: needed - 1], y[: needed - 1])
         with pytest.raises(InputError, match=rf"{needed - 1} calibration examples.*needs {needed} or more"):
             Detector.fit(ens, few, rate)
-        with pytest.raises(InputError, match=f"needs {2 * needed} or more"):
-            Detector.fit(ens, (x[:needed], y[:needed]), rate, score="neighbours")
+    least = max(2 * needed - 1, 4)
+    fewer = (x[: least - 1], y[: least - 1])
+    for score in (*FITTED, COMBINATION):
+        with pytest.raises(InputError, match=f"needs {least} or more, or fit_data"):
+            Detector.fit(ens, fewer, rate, score=score)
+        found = Detector.fit(ens, (x[:least], y[:least]), rate, score=score)
+        assert len(found.calibration) == max(needed, 2)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, math.nan])

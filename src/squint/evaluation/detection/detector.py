@@ -139,10 +139,12 @@ class Detector:
         if learned and fit_data is None:
             order = torch.randperm(len(images), generator=derive_generator(seed, "detector", "split"))
             half = len(images) // 2
-            if len(images) - half < needed:
+            # The larger half calibrates, and no score can be fitted on a single example.
+            least = max(2 * needed - 1, 4)
+            if len(images) < least:
                 raise InputError(
                     f"clean_data has {len(images)} examples, half of which fit the score; a false-alarm rate "
-                    f"of {false_alarm_rate:g} needs {2 * needed} or more, or fit_data"
+                    f"of {false_alarm_rate:g} needs {least} or more, or fit_data"
                 )
             source, images = (images[order[:half]], labels[order[:half]]), images[order[half:]]
         elif learned:
