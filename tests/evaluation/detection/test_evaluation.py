@@ -12,7 +12,7 @@ from squint import Ensemble, attacks
 from squint import data as D
 from squint._checks import InputError
 from squint.evaluation.detection import ADAPTIVE, SCORE_NAMES, DetectionReport, detect
-from squint.evaluation.detection.judge import REQUIRED
+from squint.evaluation.detection.judge import OTHERS, REQUIRED
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import resubmitted
 
@@ -57,7 +57,8 @@ def report(trained: Trained) -> DetectionReport:
 def test_every_score_has_its_figures_without_and_with_an_attack_on_it(report: DetectionReport) -> None:
     assert tuple(record.score for record in report.records) == SCORE_NAMES
     for record in report.records:
-        assert [(f.attack, f.adaptive) for f in record.attacks] == [("pgd", False), ("orthogonal", True)]
+        ran = [(f.attack, f.adaptive) for f in record.attacks]
+        assert ran == [("pgd", False), ("orthogonal", True), (OTHERS, True)]
         assert record.non_adaptive_auroc is not None
         assert record.adaptive_auroc is not None
         # Twelve images and four steps: chance may favour either, but not by much.
@@ -65,8 +66,8 @@ def test_every_score_has_its_figures_without_and_with_an_attack_on_it(report: De
         assert set(record.controls) == {"noise", "speckle", "clean, misclassified"}
         for figures in record.attacks:
             assert 0 <= figures.evasion <= figures.error <= 1
-        # Chosen on other draws than scored: the worst attack may look better by chance, not by much.
-        assert record.accuracy_with_rejection <= record.non_adaptive_accuracy_with_rejection + 0.1
+        # Chosen among thirteen points on four deployments, scored on four others: much of it is chance.
+        assert record.accuracy_with_rejection <= record.non_adaptive_accuracy_with_rejection + 0.2
         assert record.ci95[0] <= record.accuracy_with_rejection <= record.ci95[1]
         assert record.calibration == 200
 

@@ -170,6 +170,18 @@ def pooled(tried: Sequence[Tried], detector: Detector) -> Tried:
     )
 
 
+def worst_of(tried: Sequence[Tried], detector: Detector) -> Tried:
+    """Return the worse of `pooled` and of each attack alone, by the deployments that are scored.
+
+    Choosing point by point on few deployments picks lucky ones among many: one attack alone can leave less than
+    the choice does, and no figure may lie above that of an attack that was run. Choosing among attacks by their
+    score errs to the other side, that of the attacker.
+    """
+    return max(
+        [pooled(tried, detector), *tried], key=lambda each: float(each.scored.evades(detector).double().mean())
+    )
+
+
 def judge(
     study: Trial,
     detector: Detector,
@@ -208,8 +220,8 @@ def judge(
             )
         )
 
-    plain = pooled([each for each in tried.values() if not each.points.adaptive], detector)
-    worst = pooled(list(tried.values()), detector)
+    plain = worst_of([each for each in tried.values() if not each.points.adaptive], detector)
+    worst = worst_of(list(tried.values()), detector)
     evading, flagged = worst.scored.evades(detector), worst.scored.scores[name] > detector.threshold
     accuracy = 1 - float(evading.double().mean())
     alarms = clean.scores[name] > detector.threshold
