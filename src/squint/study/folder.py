@@ -154,7 +154,7 @@ class RunFolder:
         again = f"to train {system} again"
         facts = _own(note, again)
         seconds, digest = facts.get("seconds"), facts.get("sha256")
-        if type(seconds) not in (int, float) or not 0 <= seconds < LONGEST:
+        if not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST:
             raise InputError(f"{note} is damaged: remove it {again}")
         # Folders from before digests were kept have none.
         if digest is not None and digest != file_digest(weights):
