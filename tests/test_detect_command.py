@@ -127,7 +127,8 @@ def test_a_file_of_something_else_is_not_continued(run: Path, capsys: pytest.Cap
     content = path.read_text()
     other = json.loads(content)
     other["curves"][0]["eps"] = ["24/255"]
-    for damaged in ([], other):
+    both: tuple[Any, ...] = ([], other)
+    for damaged in both:
         path.write_text(json.dumps(damaged))
         assert main(["detect", str(run), *WORDS, "--resume"]) == 2
         assert "is no detection.json" in capsys.readouterr().err

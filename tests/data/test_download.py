@@ -165,7 +165,12 @@ def test_what_has_its_name_is_on_the_disk(
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(Path, "replace", lambda own, to: order.append(f"name {to.name}") or rename(own, to))
+
+    def renamed(own: Path, to: Path) -> Path:
+        order.append(f"name {to.name}")
+        return rename(own, to)
+
+    monkeypatch.setattr(Path, "replace", renamed)
     archive = archive_of(tmp_path / "set.tar.gz", {"set/a.bin": b"aa"})
     extract(archive, {"set/a.bin": 2}, tmp_path / "out")
     fetch(remote(home), tmp_path / "in")

@@ -85,6 +85,20 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path: Path) -> None:
         OnnxModel(model.SerializeToString())
 
 
+def test_a_name_that_is_no_text_is_refused_without_a_word_of_the_runtimes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    info = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Odd", ["x"], ["y"], name="name")
+    graph = onnx.helper.make_graph([node], "g", [info("x", 1, ["n"])], [info("y", 1, ["n"])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    content = model.SerializeToString()
+    for damaged in (content, content.replace(b"Odd", b"O\xffd")):
+        with pytest.raises(InputError, match=r"^ONNX Runtime cannot run the model"):
+            OnnxModel(damaged)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_attacks_on_the_runtime_go_beyond_noise(shipped: Path) -> None:
     _, _, x, y = digits()
     x, y = x[:40], y[:40]

@@ -143,6 +143,7 @@ def test_finished_systems_come_back_and_lose_their_checkpoint(tmp_path: Path) ->
         ("systems/plain.training.json", b"{", "is not readable JSON.*; remove it to train plain again"),
         ("systems/plain.training.json", b"[]", "is damaged: remove it to train plain again"),
         ("systems/plain.training.json", b"{}", "is damaged: remove it to train plain again"),
+        ("systems/plain.training.json", b'{"seconds": 1%s}' % (b"0" * 400), "is damaged: remove it to train"),
         ("systems/plain.json", b"{", "is not readable JSON.*; remove it to attack plain again"),
         ("systems/plain.json", b"{}", "does not hold the records of plain: remove it to attack plain again"),
     ],

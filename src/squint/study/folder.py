@@ -41,6 +41,8 @@ _OWN_FOLDERS = (
 )
 
 
+LONGEST = 1e12
+"""Seconds that no training takes; beyond them a whole number may be no float."""
 _SAME_DATA = "give it those that it was begun with (--data-dir says where they lie)"
 
 
@@ -152,7 +154,7 @@ class RunFolder:
         again = f"to train {system} again"
         facts = _own(note, again)
         seconds, digest = facts.get("seconds"), facts.get("sha256")
-        if not isinstance(seconds, int | float):
+        if not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST:
             raise InputError(f"{note} is damaged: remove it {again}")
         # Folders from before digests were kept have none.
         if digest is not None and digest != file_digest(weights):

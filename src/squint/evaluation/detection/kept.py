@@ -38,7 +38,7 @@ class KeptPoints:
             tensors, metadata = read_tensors(path)
             held: dict[str, Any] = json.loads(metadata[_KEY])
             return (tensors["images"], float(held["seconds"])) if held["settings"] == settings else None
-        except (InputError, KeyError, TypeError, ValueError, RecursionError):
+        except (InputError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
             # No file of ours, or a damaged one: the attack runs again and replaces it.
             return None
 

@@ -68,7 +68,8 @@ def open_session(model: bytes | str | Path, *, optimized: bool = True, threads: 
             raise InputError(f"{model} does not exist or is not a file")
         model = read_bytes(Path(model), MAX_BYTES)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # Without its second try, which is the same and prints four lines about the first.
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise InputError(f"ONNX Runtime cannot run the model: {describe(error)}") from None
 
