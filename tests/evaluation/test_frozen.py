@@ -34,7 +34,7 @@ def ensemble(name: str = "small_cnn", **settings: object) -> squint.Ensemble:
                 norm.running_mean.copy_(0.3 * torch.randn(norm.num_features, generator=generator))
                 norm.running_var.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
                 norm.weight.data.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
-                # Without a shift many exact sums are 0, and float sums fall on either side of the ReLU's kink.
+                # Without a shift many exact sums are 0, where float sums fall on either side of ReLU's kink.
                 norm.bias.data.copy_(0.3 * torch.randn(norm.num_features, generator=generator))
         squint.calibrate(net, torch.rand(32, 1, 8, 8, generator=generator))
         members.append(net)
@@ -56,7 +56,7 @@ def test_outputs_and_gradients_are_the_models(
 ) -> None:
     if not codes:
         monkeypatch.setattr(integer_kernel, "available", lambda: False)
-    model, (x, y) = ensemble(**settings), images()
+    model, (x, y) = ensemble(**settings), images()  # type: ignore[arg-type]
     quick = frozen(model, precise=True)
     assert quick is not model
     with evaluation_mode(model):
