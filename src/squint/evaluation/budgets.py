@@ -96,12 +96,14 @@ class Budget:
         max_gradients: gradients per image after which no further move begins; None: no limit.
         resubmissions: deployments R when what was kept is scored; the persistent attacker with q tries
             needs 4 q.
+        precise: take every gradient in float32, on any processor.
     """
 
     name: str
     rungs: tuple[Rung, ...]
     max_gradients: int | None = None
     resubmissions: int = 64
+    precise: bool = False
 
     def __post_init__(self) -> None:
         if not self.rungs or not all(rung.moves for rung in self.rungs):
@@ -122,17 +124,12 @@ class Budget:
 
         def twice(moves: tuple[Move, ...]) -> tuple[Move, ...]:
             longer = tuple(
-                replace(
-                    m,
-                    steps=2 * m.steps,
-                    eot=2 * m.eot,
-                    refine=2 * m.refine if m.attack == "targeted" else m.refine,
-                )
+                replace(m, steps=2 * m.steps, eot=2 * m.eot, refine=m.refine * (1 + (m.attack == "targeted")))
                 for m in moves
             )
             return longer + _all(longer, start="random")
 
-        return replace(self._changed(f"{self.name}, doubled", twice), max_gradients=None)
+        return replace(self._changed(f"{self.name}, doubled", twice), max_gradients=None, precise=True)
 
     def _changed(self, name: str, change: _Change) -> Budget:
         rungs = tuple(replace(rung, moves=change(rung.moves)) for rung in self.rungs)
@@ -280,6 +277,7 @@ EXHAUSTIVE = Budget(
         ),
     ),
     resubmissions=400,
+    precise=True,
 )
 """Every target, restart, run and layer of the protocol, with no limit."""
 

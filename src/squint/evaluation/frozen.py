@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.integer_layers import IntegerConv2d, integer_layer
+from squint.evaluation.quick_networks import quicken
 from squint.quantize import QuantizedNetwork, quantizers
 from squint.quantize.layers import QUANTIZED, QuantizedConv2d
 
@@ -54,6 +55,7 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
         for parent in list(copied.modules()):
             _settle(parent)
         for part in copied.modules():
+            quicken(part)
             if isinstance(part, IntegerConv2d):
                 part.set_precise(precise)
     return copied.eval()

@@ -9,13 +9,16 @@ the input passes the surrogate that the quantizer names, unchanged; the product'
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squint.quantize import StochasticQuantizer, blocked, integer_kernel
 from squint.quantize.autograd import noise_values
+from squint.quantize.functional import tolerance
 from squint.quantize.gradient_view import GradientView, current_view
 from squint.quantize.integer_kernel import Geometry, IntegerConvolution
 from squint.quantize.layers import QuantizedConv2d
@@ -34,6 +37,8 @@ class IntegerConv2d(QuantizedConv2d):
     """
 
     norm: nn.Module
+    rectifies: bool
+    """Whether its input passes a ReLU first, which the network then leaves out."""
     factor: Tensor
     product: IntegerConvolution
     back_weight: Tensor
@@ -46,15 +51,28 @@ class IntegerConv2d(QuantizedConv2d):
             "back_weight", weight.to(kind, memory_format=torch.channels_last), persistent=False
         )
 
+    def whole_weight(self) -> Tensor:
+        """Return the weight times what the normalization multiplies by, (out, in, height, width)."""
+        return self.weight.detach() * self.factor.view(-1, 1, 1, 1)
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output for (batch, channels, height, width)."""
-        rule = _rule(self.activation_quantizer, input)
-        if rule is None or self.product.scale.device.type != "cpu":
-            return cast(Tensor, self.norm(super().forward(input)))
+        rule = _rule(self.activation_quantizer, input) if self.product.scale.device.type == "cpu" else None
+        rectifies = self.rectifies and rule is not None and not rule.noisy
+        if self.rectifies and not rectifies:
+            input = F.relu(input)
+        if rule is None:
+            return self._in_floats(input)
         k = None
         if rule.noisy:
             k = cast(StochasticQuantizer, self.activation_quantizer)._draw(input)
-        return cast(Tensor, _Convolve.apply(input, k, rule, self))  # type: ignore[no-untyped-call]
+        y: Tensor | None = _Convolve.apply(input, k, rule, self, rectifies)  # type: ignore[no-untyped-call]
+        if y is not None:
+            return y
+        return self._in_floats(F.relu(input) if rectifies else input)
+
+    def _in_floats(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(super().forward(x)))
 
 
 class _Rule(NamedTuple):
@@ -65,6 +83,18 @@ class _Rule(NamedTuple):
     width: float
     noisy: bool
     masked: bool
+
+    def bounds(self, rectifies: bool) -> tuple[float, float] | None:
+        """Return the values strictly between which gradients pass, or None where they pass everywhere."""
+        edge = tolerance(self.grid.levels)
+        lowest, highest = -math.inf, math.inf
+        if self.masked:
+            lowest, highest = (
+                self.grid.low + self.grid.step * u for u in (-edge, self.grid.levels - 1 + edge)
+            )
+        if rectifies:
+            lowest = 0.0
+        return (lowest, highest) if self.masked or rectifies else None
 
 
 def _rule(quantizer: StochasticQuantizer | None, x: Tensor) -> _Rule | None:
@@ -92,8 +122,10 @@ class _Convolve(torch.autograd.Function):
     """The integer product forward; the surrogate's mask times the transposed product backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, k: Tensor | None, rule: _Rule, layer: IntegerConv2d) -> Tensor:
-        """Return the layer's output, channels last."""
+    def forward(
+        ctx: Any, x: Tensor, k: Tensor | None, rule: _Rule, layer: IntegerConv2d, rectifies: bool
+    ) -> Tensor | None:
+        """Return the layer's output, channels last, or None where the input holds a NaN."""
         x = x if blocked.flat(x) is not None else x.contiguous()
         if k is not None and not x.is_contiguous():
             k = k.contiguous(memory_format=torch.channels_last)
@@ -103,8 +135,10 @@ class _Convolve(torch.autograd.Function):
             return n if rule.width == 1 else n.mul_(rule.width)
 
         codes = blocked.codes(x, rule.grid, k, noise)
-        ctx.rule, ctx.layer, ctx.shape = rule, layer, x.shape
-        ctx.save_for_backward(x if rule.masked else None)
+        if codes is None:
+            return None
+        ctx.bounds, ctx.layer, ctx.shape = rule.bounds(rectifies), layer, x.shape
+        ctx.save_for_backward(None if ctx.bounds is None else x)
         return layer.product(codes.contiguous(memory_format=torch.channels_last))
 
     @staticmethod
@@ -114,18 +148,20 @@ class _Convolve(torch.autograd.Function):
         layer: IntegerConv2d = ctx.layer
         # Whoever differentiates once more gets float32 and operations that torch can differentiate.
         again = torch.is_grad_enabled()
-        kind = torch.float32 if again else layer.back_weight.dtype
-        weight, grad = layer.back_weight.to(kind), grad.to(kind, memory_format=torch.channels_last)
+        weight = layer.whole_weight() if again else layer.back_weight
+        kind = weight.dtype
+        grad = grad.to(kind, memory_format=torch.channels_last)
         like = torch.empty(ctx.shape, dtype=kind, memory_format=torch.channels_last)
         g = layer.product.geometry
         rest = (None, g.stride, g.padding, g.dilation, False, [0, 0], 1, [True, False, False])
         by_x = torch.ops.aten.convolution_backward(grad, like, weight, *rest)[0]
-        if x is not None:
-            grid = ctx.rule.grid
-            by_x = (
-                by_x * blocked.masked(torch.ones_like(x), x, grid) if again else blocked.masked(by_x, x, grid)
-            )
-        return by_x, None, None, None
+        if x is not None and again:
+            with torch.no_grad():
+                mask = blocked.masked(torch.ones_like(x), x, *ctx.bounds)
+            by_x = by_x * mask
+        elif x is not None:
+            by_x = blocked.masked(by_x, x, *ctx.bounds)
+        return by_x, None, None, None, None
 
 
 def integer_layer(layer: QuantizedConv2d, norm: nn.Module | None) -> IntegerConv2d | None:
@@ -150,6 +186,9 @@ def integer_layer(layer: QuantizedConv2d, norm: nn.Module | None) -> IntegerConv
     if norm is not None:
         factor, shift = _affine(norm)
         bias = bias * factor + shift
+    scale = (scale * factor).float()
+    if not bool((scale.isfinite() & bias.isfinite()).all()):
+        return None
     new = IntegerConv2d.__new__(IntegerConv2d)
     new.__dict__ = {
         key: value.copy() if isinstance(value, dict) else value for key, value in layer.__dict__.items()
@@ -158,9 +197,8 @@ def integer_layer(layer: QuantizedConv2d, norm: nn.Module | None) -> IntegerConv
     new.weight_quantizer = None
     new.norm = nn.Identity() if norm is None else norm
     two = [cast(tuple[int, int], tuple(pair)) for pair in (layer.stride, layer.padding, layer.dilation)]
-    new.product = IntegerConvolution(
-        codes, (scale * factor).float(), bias.float(), zero_point, Geometry(*two)
-    )
+    new.product = IntegerConvolution(codes, scale, bias.float(), zero_point, Geometry(*two))
+    new.rectifies = False
     new.register_buffer("factor", factor.float(), persistent=False)
     new.set_precise(False)
     return new
@@ -189,7 +227,9 @@ def _weight_codes(layer: QuantizedConv2d) -> tuple[Tensor, Tensor, Tensor] | Non
     step = quantizer.step.expand(len(weight), 1, 1, 1) / halves
     exact = weight / step
     codes = exact.round()
-    if float((exact - codes).abs().max()) > _OFF_GRID or float(codes.abs().max()) > _LARGEST_WEIGHT:
+    # Comparisons that a NaN fails: it stays in floats, which tell of it.
+    on_grid = (exact - codes).abs().le(_OFF_GRID) & codes.abs().le(_LARGEST_WEIGHT)
+    if not bool(on_grid.all()):
         return None
     return weight, codes.to(torch.int8), step.flatten()
 

@@ -96,8 +96,9 @@ def climb(
         # All draws are alike: more than one of them would only use the budget up.
         resubmissions, draws, budget = 1, 1, replace(budget.with_draws(1), name=budget.name)
     # Attacked are copies: nothing is computed twice in them, and the model stays as it is.
-    model = frozen(model)
-    sources = {**own_sources(model), **{name: frozen(source) for name, source in (sources or {}).items()}}
+    model = frozen(model, precise=budget.precise)
+    given = {name: frozen(source, precise=budget.precise) for name, source in (sources or {}).items()}
+    sources = {**own_sources(model), **given}
     keys = (system, budget.name, format_fraction(eps), batch)
     state = _State(
         model, x.detach().clamp(0.0, 1.0), y, eps, seed, keys, draws, resubmissions, sources, chunk

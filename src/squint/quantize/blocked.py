@@ -77,31 +77,34 @@ def round_to_grid(x: Tensor, grid: Grid, k: Tensor | None, noise: Noise) -> Tens
     return y
 
 
-def codes(x: Tensor, grid: Grid, k: Tensor | None, noise: Noise) -> Tensor:
-    """Return the levels K of x as uint8, in x's memory format; the values themselves are never written.
+def codes(x: Tensor, grid: Grid, k: Tensor | None, noise: Noise) -> Tensor | None:
+    """Return the levels K of x as uint8, in x's memory format, or None where x holds a NaN, which has none.
 
     Args:
-        x: dense float values.
+        x: dense float values; quantized ones are never written.
         grid: of 256 levels or fewer.
         k: integer noise, laid out as x is, or None.
         noise: gives W n for integers.
     """
     found = torch.empty_like(x, dtype=torch.int8)
+    total = torch.zeros(())
     # To int8 torch converts four times as fast as to uint8: large codes go there shifted by half the range.
     shifted = grid.levels > 128
     for part, out, integers in _pieces(x, found, k):
         u = _position(part, grid)
         level = _level(u, None if integers is None else noise(integers), grid)
+        total += level.sum()
         out.copy_(level.sub_(128) if shifted else level)
+    if bool(total.isnan()):
+        return None
     unsigned = found.view(torch.uint8)
     return unsigned.bitwise_xor_(128) if shifted else unsigned
 
 
-def masked(grad: Tensor, x: Tensor, grid: Grid) -> Tensor:
-    """Return the float32 gradient where x lies on the closed range and 0 elsewhere, laid out as x is."""
+def masked(grad: Tensor, x: Tensor, lowest: float, highest: float) -> Tensor:
+    """Return the float32 gradient where x lies strictly between two values and 0 elsewhere, laid out as x."""
     by_x = torch.empty_like(x)
-    edge = tolerance(grid.levels)
-    lowest, highest = (grid.low + grid.step * u for u in (-edge, grid.levels - 1 + edge))
+    # The gradient may come in another memory format than the values.
     grad = grad.contiguous(memory_format=_format(x))
     for g, part, out in zip(_split(grad), _split(x), _split(by_x), strict=True):
         torch.ops.aten.hardtanh_backward.grad_input(g.float(), part, lowest, highest, grad_input=out)

@@ -54,7 +54,7 @@ class IntegerConvolution:
         # Packed weights are opaque to torch: they can be made again, not copied.
         return {**self.__dict__, "_packed": {}}
 
-    def __call__(self, codes: Tensor, *, relu: bool = False) -> Tensor:
+    def __call__(self, codes: Tensor) -> Tensor:
         """Return the convolution of uint8 codes (batch, in, height, width), in the channels-last format."""
         g = self.geometry
         shape = (list(g.stride), list(g.padding), list(g.dilation), 1)
@@ -67,7 +67,7 @@ class IntegerConvolution:
             )
         zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         given = (codes, 1.0, self.zero_point, packed, self.scale, zeros, self.bias, *shape)
-        after: tuple[Any, ...] = (1.0, 0, torch.float32, "relu" if relu else "none", [], "")
+        after: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
         return cast(Tensor, operators.qconv2d_pointwise(*given, *after))
 
 
