@@ -66,8 +66,9 @@ def test_every_score_has_its_figures_without_and_with_an_attack_on_it(report: De
         assert set(record.controls) == {"noise", "speckle", "clean, misclassified"}
         for figures in record.attacks:
             assert 0 <= figures.evasion <= figures.error <= 1
-        # Chosen among thirteen points on four deployments, scored on four others: much of it is chance.
-        assert record.accuracy_with_rejection <= record.non_adaptive_accuracy_with_rejection + 0.2
+        # No figure lies above that of an attack that was run.
+        assert record.accuracy_with_rejection <= record.non_adaptive_accuracy_with_rejection
+        assert record.accuracy_with_rejection <= 1 - max(f.evasion for f in record.attacks)
         assert record.ci95[0] <= record.accuracy_with_rejection <= record.ci95[1]
         assert record.calibration == 200
 

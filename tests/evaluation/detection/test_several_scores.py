@@ -15,7 +15,7 @@ from squint._checks import InputError
 from squint.attacks.detector import agreement, agreements
 from squint.evaluation.detection import SCORE_NAMES, SCORES, Detector, detect
 from squint.evaluation.detection import evaluation as evaluation_module
-from squint.evaluation.detection.judge import OTHERS, Deployed, Points, Trial, Tried, pooled
+from squint.evaluation.detection.judge import OTHERS, Deployed, Points, Trial, Tried, pooled, worst_of
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.outputs import Observed
 
@@ -142,6 +142,19 @@ def test_the_worst_is_chosen_on_other_deployments_than_score_it(random_ensemble:
     assert worst.points.images[:, 0, 0, 0].tolist() == [0.0, 1.0, 0.0]
     assert worst.scored.evades(detector).sum(1).tolist() == [1, 0, 2]
     assert worst.chosen.evades(detector).sum(1).tolist() == [4, 1, 2]
+
+
+def test_no_choice_among_attacks_leaves_more_than_one_of_them_alone(random_ensemble: Setting) -> None:
+    ens, x, y = random_ensemble
+    detector = Detector.fit(ens, (x[:60], y[:60]), 0.1)
+    lucky = made(detector, evading=[4, 4, 2], scored=[0, 1, 2], mark=0.0)
+    steady = made(detector, evading=[3, 3, 1], scored=[3, 3, 1], mark=1.0)
+    assert pooled([lucky, steady], detector).scored.evades(detector).sum() == 3
+    assert worst_of([lucky, steady], detector).scored.evades(detector).sum() == 7
+    # Where both find something the other does not, the choice for each image is worse than either.
+    left = made(detector, evading=[4, 0, 0], scored=[4, 0, 0], mark=0.0)
+    right = made(detector, evading=[0, 4, 4], scored=[0, 3, 4], mark=1.0)
+    assert worst_of([left, right], detector).scored.evades(detector).sum(1).tolist() == [4, 3, 4]
 
 
 def test_a_start_follows_the_detector_only_where_one_is_named(random_ensemble: Setting) -> None:

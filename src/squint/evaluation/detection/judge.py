@@ -173,12 +173,13 @@ def pooled(tried: Sequence[Tried], detector: Detector) -> Tried:
 def worst_of(tried: Sequence[Tried], detector: Detector) -> Tried:
     """Return the worse of `pooled` and of each attack alone, by the deployments that are scored.
 
-    Choosing point by point on few deployments picks lucky ones among many: one attack alone can leave less than
-    the choice does, and no figure may lie above that of an attack that was run. Choosing among attacks by their
-    score errs to the other side, that of the attacker.
+    Choosing point by point on few deployments picks lucky ones among many: one attack alone can leave less
+    than the choice does, and no figure may lie above that of an attack that was run. Choosing among attacks
+    by their score errs to the other side, that of the attacker.
     """
     return max(
-        [pooled(tried, detector), *tried], key=lambda each: float(each.scored.evades(detector).double().mean())
+        [pooled(tried, detector), *tried],
+        key=lambda each: float(each.scored.evades(detector).double().mean()),
     )
 
 
@@ -221,7 +222,7 @@ def judge(
         )
 
     plain = worst_of([each for each in tried.values() if not each.points.adaptive], detector)
-    worst = worst_of(list(tried.values()), detector)
+    worst = worst_of([plain, *tried.values()], detector)
     evading, flagged = worst.scored.evades(detector), worst.scored.scores[name] > detector.threshold
     accuracy = 1 - float(evading.double().mean())
     alarms = clean.scores[name] > detector.threshold
