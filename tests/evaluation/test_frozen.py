@@ -95,7 +95,7 @@ def test_quick_networks_are_the_models(name: str, monkeypatch: pytest.MonkeyPatc
     # A value that float sums carry over a threshold changes its image's gradient, but never much.
     codes, rounded = (torch.cosine_similarity(slopes[kind], expected) for kind in ("codes", "bfloat16"))
     assert float(codes.median()) > 0.999
-    # Of a network that was never trained the terms of a gradient nearly cancel: rounding shows most here.
+    # A network that was never trained has exact zeros before its rectifications: sums fall to either side.
     assert float(rounded.median()) > 0.97
 
 
