@@ -69,6 +69,16 @@ def test_evidence_comes_back_whole(evidence: Evidence, tmp_path: Path) -> None:
         assert set(arrays) >= {"images", "index", "labels", "eps", "rung"}
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_arrays_of_either_byte_order_are_read(order: str, tmp_path: Path) -> None:
+    values = np.array([1, -2, 300], f"{order}i4")
+    words = np.array(["a", "bc"], f"{order}U2")
+    np.savez(tmp_path / "a.npz", values=values, words=words)
+    read = read_npz(tmp_path / "a.npz")
+    assert torch.from_numpy(read["values"]).tolist() == [1, -2, 300]
+    assert read["words"].tolist() == ["a", "bc"]
+
+
 def test_verification_agrees_on_unseen_seeds(model: NoisyPair, data: Pair, evidence: Evidence) -> None:
     found = verify(model, data, evidence, seed=99, resubmissions=256)
     assert found.agrees

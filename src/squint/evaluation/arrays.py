@@ -98,4 +98,5 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Arra
         raise InputError(f"{path}: {member.filename} claims shape {shape}, more than it holds")
     with archive.open(member) as file:
         array: Array = npy.read_array(file, allow_pickle=False)
-    return array
+    # Files of machines with the other byte order are whole, too; torch takes its own order alone.
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
