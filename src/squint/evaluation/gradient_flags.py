@@ -19,6 +19,8 @@ from squint.attacks.objectives import objective
 from squint.evaluation.records import Finding
 from squint.quantize import StochasticQuantizer
 
+_HELD = 16
+"""Draws whose graph is held at once."""
 FIDELITY_DRAWS = 128
 FIDELITY_RANGE = (0.7, 1.4)
 MOST_ZERO = 0.01
@@ -183,6 +185,8 @@ def fidelity(
     """
     check_number("draws", draws, _NODES, whole=True)
     ball, goal = Ball(x, eps), objective("mean_ce", y)
+    # All draws at once take tens of gigabytes, which the system may end before torch can say so.
+    chunk = min(chunk or _HELD, _HELD)
     units, node = Units(model, y, draws, chunk=chunk), Units(model, y, draws // _NODES, chunk=chunk)
     _, start = units.gradient(ball.x, goal, derive_seed(seed, "fidelity", "direction"))
     step = ball.project(ball.x + eps * ball.normalise(start.nan_to_num(0.0))) - ball.x
