@@ -1,0 +1,74 @@
+"""The models in the package are whole, and as robust as their records say: scored again on unseen draws."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import squint
+from squint import zoo
+from squint.cli import main
+from squint.data.dataset import to_unit
+from squint.evaluation.evidence_files import BYTE_TOLERANCE, load_evidence
+from squint.evaluation.scoring import score
+from squint.study.folder import read_results
+from squint.study.published import kept_images
+
+SOME = 40
+
+
+def folder(name: str) -> Path:
+    return zoo.resolved(name)
+
+
+def test_a_model_of_cifar10_is_shipped() -> None:
+    assert "cifar10" in zoo.names()
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_card_is_of_these_weights(name: str) -> None:
+    digest = hashlib.sha256(zoo.weights(folder(name)).read_bytes()).hexdigest()
+    assert digest in (folder(name) / "card.md").read_text()
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_evidence_stays_in_the_ball_and_scores_as_recorded(name: str) -> None:
+    (file,) = (folder(name) / "evidence").glob("*.npz")
+    evidence, kept = load_evidence(file), kept_images(folder(name))
+    assert kept is not None
+    clean = to_unit(kept.images[evidence.index])
+    assert torch.equal(kept.labels[evidence.index], evidence.labels)
+    attacked = to_unit(evidence.images)
+    assert float((attacked - clean).abs().max()) <= evidence.eps + BYTE_TOLERANCE
+    ens = squint.load(name)
+    scores = score(
+        ens,
+        attacked[:SOME],
+        evidence.labels[:SOME],
+        draws=ens.draws,
+        resubmissions=8,
+        seed=1234,
+        keys=("shipped",),
+    )
+    # Draws that the record has not seen: a few points of noise on so few images.
+    assert abs(scores.accuracy - float(evidence.correct[:SOME].mean())) < 0.05
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_no_record_hides_its_flags(name: str) -> None:
+    records = read_results(folder(name))["records"]
+    assert records
+    for record in records:
+        assert record["trusted"] == (not record["red_flags"])
+
+
+def test_an_attack_needs_nothing_but_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["attack", "cifar10", "--eps", "5/255", "--images", "4", "--resubmissions", "4", "--quiet"]
+    assert main([*words, "--attacks", "fgsm"]) == 0
+    assert "n=4" in capsys.readouterr().out
