@@ -148,6 +148,20 @@ def test_attack_members_alone(run: Path, tmp_path: Path) -> None:
         assert report.records[0].robust_accuracy == record["robust_accuracy"]
 
 
+def test_attack_some_systems_or_members(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "records.json"
+    words = ["attack", str(run), "--images", "3", "--eps", "8/255", "--attacks", "fgsm", "--quiet"]
+    words = [*words, "--members", "--output", str(output), "--systems", "plain", "noisy-member-2"]
+    assert main(words) == 0
+    assert [r["system"] for r in json.loads(output.read_text())] == ["plain", "noisy-member-2"]
+    assert main([*words, "nope"]) == 2
+    assert (
+        "systems is 'nope'; allowed: plain, noisy, noisy-member-1, noisy-member-2" in capsys.readouterr().err
+    )
+
+
 def test_attack_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = run / "weights" / "plain.safetensors"
     cut, foreign, other = (tmp_path / f"{name}.safetensors" for name in ("cut", "foreign", "other"))

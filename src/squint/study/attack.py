@@ -38,6 +38,7 @@ class AttackOptions:
       squint attack runs/digits/weights/stochastic.safetensors --attacks fgsm pgd pgd-eot10
       squint attack runs/digits --attacks quick --images 100
       squint attack runs/digits/weights/stochastic.safetensors --members
+      squint attack cifar10 --members --systems stochastic-information-member-2
       squint attack mine.safetensors --dataset folder:images --output records.json
     """
 
@@ -63,6 +64,8 @@ class AttackOptions:
     """Where the ladder keeps evidence, and outcomes from which a stopped one goes on; default: the run's."""
     members: bool = False
     """Attack every member of an ensemble by itself as well, with the ensemble's number of draws."""
+    systems: tuple[str, ...] = ()
+    """Attack these alone: systems of a run, or members (NAME-member-1, ... with --members); default: all."""
 
 
 def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[RobustnessReport]:
@@ -92,6 +95,9 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     check_number("resubmissions", 1 if resubmissions is None else resubmissions, 1)
     check_number("draws", _first(options.draws, 1), 1)
     systems = [each for file in files for each in _systems(file, members=options.members)]
+    for name in options.systems:
+        check_choice("systems", name, [each[1] for each in systems])
+    systems = [each for each in systems if not options.systems or each[1] in options.systems]
     own = options.dataset is None and options.data_dir is None
     test = kept_images(files[0].parent.parent) if own else None
     if test is None:
