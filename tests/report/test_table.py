@@ -118,7 +118,14 @@ def test_print_fits_the_terminal(results: Results, width: int) -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_print_cuts_no_figure(results: Results, width: int) -> None:
     text = " ".join(printed(results, width).split())
-    for part in ("38.4 [35.4, 41.4]", "36.5", "30.7", "20×1×1", "1,000", "Square finds adversarial points"):
+    for part in (
+        "38.4 [35.4, 41.4]",
+        "36.5",
+        "30.7",
+        "20×1×1",
+        "n = 1,000",
+        "Square finds adversarial points",
+    ):
         assert part in text
     assert "…" not in text
 
