@@ -66,3 +66,21 @@ def test_where_everything_is_taken_the_least_is_covered() -> None:
     labels = placed([(500.0, 300.0), *crowd], [100.0] + [0.0] * len(crowd))
     assert len(labels) == len(crowd) + 1
     assert labels[0].box.outside(FRAME) == 0
+
+
+def test_a_line_passes_no_other_point() -> None:
+    """The second point stands where a level line would lead; there is room further up and further down."""
+    points = [(300.0, 300.0), (325.0, 300.0)]
+    walls = Box(0, 0, 290, 600), Box(292, 308, 420, 330), Box(292, 270, 420, 292)
+    first, _ = placed(points, [80.0, 20.0], walls)
+    assert first.led
+    assert sum(first.box.overlap(wall) for wall in walls) == 0
+    end = (min(max(300.0, first.box.x0), first.box.x1), (first.box.y0 + first.box.y1) / 2)
+    assert not Box(319, 294, 331, 306).crossed(points[0], end, 1.0)
+
+
+def test_names_on_one_level_keep_a_gap() -> None:
+    points = [(300.0, 300.0), (420.0, 300.0)]
+    first, second = (label.box for label in placed(points, [52.0, 50.0], (Box(426, 0, 999, 600),)))
+    level = first.y0 < second.y1 and second.y0 < first.y1
+    assert not level or second.x0 - first.x1 >= GAP or first.x0 - second.x1 >= GAP

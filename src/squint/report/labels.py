@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,17 @@ class Box:
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)
         return max(width, 0.0) * max(height, 0.0)
+
+    def wider(self, by: float) -> Box:
+        """Return the box with this much more on its left and on its right."""
+        return Box(self.x0 - by, self.y0, self.x1 + by, self.y1)
+
+    def crossed(self, start: tuple[float, float], end: tuple[float, float], step: float) -> bool:
+        """Return whether the straight line enters the box, looked at in steps of about this length."""
+        count = max(1, math.ceil(math.dist(start, end) / step))
+        shares = (place / count for place in range(count + 1))
+        line = (tuple(a + share * (b - a) for a, b in zip(start, end, strict=True)) for share in shares)
+        return any(self.x0 < x < self.x1 and self.y0 < y < self.y1 for x, y in line)
 
     def outside(self, frame: Box) -> float:
         """Return the area that lies outside a frame."""
@@ -50,7 +62,7 @@ def place_labels(
     """Return a place for each point's label; earlier ones choose first.
 
     Every label takes the nearest of a fan of places around its point that covers no point, no obstacle and no
-    label before it; where all of them cover something, the one that covers least.
+    label before it, and whose line passes no other point; where all of them do, the one that does least.
 
     Args:
         points: what the labels name.
@@ -62,17 +74,22 @@ def place_labels(
     """
     taken = [Box(x - gap, y - gap, x + gap, y + gap) for x, y in points]
     placed: list[Label] = []
-    for (x, y), width in zip(points, widths, strict=True):
+    for place, ((x, y), width) in enumerate(zip(points, widths, strict=True)):
         best, least = None, float("inf")
+        others = [box for other, box in enumerate(taken) if points[other] != points[place]]
         for left, dx, dy in _places(height):
             far = gap * (1.4 if dy == 0 else 1.0) + dx * height
             x0 = x - far - width if left else x + far
             box = Box(x0, y + dy - height / 2, x0 + width, y + dy + height / 2)
+            led = dx > 0 or abs(dy) > 1.2 * height
             covered = sum(box.overlap(other) for other in taken)
-            covered += sum(3 * box.overlap(label.box) for label in placed)
+            covered += sum(3 * box.overlap(label.box.wider(gap)) for label in placed)
             covered += sum(box.overlap(other) for other in obstacles) + 10 * box.outside(frame)
+            if led and covered < least:
+                end = (min(max(x, box.x0), box.x1), y + dy)
+                covered += gap * height * sum(other.crossed((x, y), end, gap) for other in others)
             if covered < least:
-                best, least = Label(box, dx > 0 or abs(dy) > 1.2 * height), covered
+                best, least = Label(box, led), covered
             if covered == 0:
                 break
         assert best is not None
