@@ -20,12 +20,16 @@ import torch
 from torch import nn
 
 from squint import Ensemble, ObjectiveConfig, attacks, calibrate, models, quantize
+from squint.evaluation.frozen import frozen
 from squint.training import EnsembleObjective
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: `chunk` None holds all draws of the attack's gradient at once."""
+    """What is measured: `chunk` None holds all draws of the attack's gradient at once.
+
+    "attack" is one on the network as it is, "ladder" on the copy that the ladder attacks (integer codes).
+    """
 
     work: str
     batch: int
@@ -47,6 +51,8 @@ CASES = (
     Case("attack", 4, 3, 64),
     Case("attack", 4, 3, 64, 16),
     Case("attack", 4, 3, 64, 4),
+    Case("ladder", 4, 3, 16),
+    Case("ladder", 4, 3, 64, 4),
 )
 """ResNet-8 of width 16 on 32 x 32 images."""
 
@@ -64,8 +70,9 @@ def _work(case: Case, ens: Ensemble) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(case.batch, 3, 32, 32, generator=generator)
     y = torch.randint(10, (case.batch,), generator=generator)
-    if case.work == "attack":
-        attacks.fgsm(ens, x, y, eps=5 / 255, eot=case.draws, chunk=case.chunk, generator=generator)
+    if case.work != "training":
+        model = frozen(ens.eval()) if case.work == "ladder" else ens
+        attacks.fgsm(model, x, y, eps=5 / 255, eot=case.draws, chunk=case.chunk, generator=generator)
         return
     loss = ObjectiveConfig(ensemble=1.0, conditional_redundancy=0.1, information_warmup=0.0)
     terms = EnsembleObjective(loss, case.draws, 1)(ens.train(), x, y, 1)
