@@ -138,3 +138,41 @@ def test_a_hidden_gradient_behind_noise_misses_them() -> None:
     )
     assert result.planted_total >= FEWEST_PLANTED
     assert "planted_missed" in {finding.kind for finding in result.findings}
+
+
+def pair() -> nets.RandomPick:
+    """Two small networks, one of which answers each call."""
+
+    def net(seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    return nets.RandomPick([net(1), net(2)]).eval()
+
+
+def test_every_layer_that_may_answer_gets_the_planted_point() -> None:
+    """Eight calls leave one of two networks out at one neighbour in 128, and there are 97 points."""
+    x, y = nets.images(N)
+    trap = plant(pair(), x, y, EPS, num_classes=10, draws=1, resubmissions=TRIES, seed=0)
+    assert sum(isinstance(part, PlantedHead) for part in cast(nn.Module, trap.model).modules()) == 2
+    assert bool(trap.sound.all()), "without noise in the features a corner is told from the rest"
+    again = score(trap.model, trap.points, y, draws=1, resubmissions=TRIES, seed=7, keys=())
+    assert float(again.correct.max()) == 0.0
+
+
+class Seldom(nets.RandomPick):
+    """The second network answers only the first call after it was built or copied."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return cast(Tensor, self.members[int(self.calls == 1)](x))
+
+
+def test_a_layer_that_runs_too_seldom_is_refused() -> None:
+    x, y = nets.images(2)
+    rare = Seldom([*pair().members]).eval()
+    with pytest.raises(squint.InputError, match="Seldom runs one of its last linear layers too seldom"):
+        plant(rare, x, y, EPS, num_classes=10, draws=1, resubmissions=4, seed=0)

@@ -9,7 +9,7 @@ cannot find a point that is known to be there says nothing about the model by fi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -96,7 +96,7 @@ def plant(
         seed: of the corners, the neighbours, the targets and the noise.
 
     Raises:
-        squint.InputError: a member has no linear layer.
+        squint.InputError: a member has no linear layer, or one that runs in few calls only.
     """
     ball, generator = Ball(x, eps), derive_generator(seed, "planted")
     points = ball.project(ball.x + eps * _signs(x, generator))
@@ -108,26 +108,37 @@ def plant(
     shift = torch.randint(1, num_classes, y.shape, generator=generator).to(y)
     targets = (y + shift) % num_classes
     fitted = copy.deepcopy(model)
-    units = Units(cast(AnyModel, fitted), y, _FIT_DRAWS)
-    layers = _last_linear_layers(fitted, lambda: units.logits(ball.x, derive_seed(seed, "planted", "layers")))
-    heads = [_replace(fitted, layer, num_classes, len(x)) for layer in layers]
     still = not is_random(model)
+    once = Units(cast(AnyModel, fitted), y, 1)
+    layers = _last_linear_layers(
+        fitted,
+        lambda call: once.logits(ball.x, derive_seed(seed, "planted", "layers", call)),
+        1 if still else _FIT_DRAWS,
+    )
+    heads = [_replace(fitted, layer, num_classes, len(x)) for layer in layers]
+    units = len(_members(model))
 
     def features(point: Tensor, count: int, *keys: object) -> list[Tensor]:
         for head in heads:
             head.recorded = []
         each = Units(cast(AnyModel, fitted), y, 1 if still else count, chunk=_AT_ONCE)
-        each.logits(point, derive_seed(seed, "planted", *keys))
-        return [_folded(head, len(x)) for head in heads]
+        # Of a model that runs one of several layers by chance, each has to have run.
+        for further in range(_FIT_DRAWS):
+            each.logits(point, derive_seed(seed, "planted", *keys, *([further] if further else [])))
+            if all(head.recorded for head in heads):
+                return [_folded(head, len(x)) for head in heads]
+        raise InputError(
+            f"{type(model).__name__} runs one of its last linear layers too seldom; a planted point needs all"
+        )
 
     around = [
-        torch.stack(each)
+        _stacked(each)
         for each in zip(*(features(p, _FIT_DRAWS, i) for i, p in enumerate(neighbours)), strict=True)
     ]
 
     def grow(point: Tensor, draws: int) -> Planted:
         for head, near, there in zip(heads, around, features(point, _POINT_DRAWS, "point"), strict=True):
-            head.fit(near, there, y, targets, draws * len(heads))
+            head.fit(near, there, y, targets, draws * units)
 
         def correct(images: Tensor, tries: int, place: int) -> Tensor:
             keys = ("planted", place)
@@ -180,29 +191,37 @@ def _members(model: nn.Module) -> list[nn.Module]:
     return [model]
 
 
-def _last_linear_layers(model: nn.Module, run: Callable[[], object]) -> list[nn.Linear]:
-    """Return each member's linear layer that runs last when the model runs."""
+def _last_linear_layers(model: nn.Module, run: Callable[[int], object], calls: int) -> list[nn.Linear]:
+    """Return the linear layers that run last in a member, in any of so many calls."""
     order: list[nn.Module] = []
     handles = [
         layer.register_forward_pre_hook(lambda layer, _: order.append(layer))
         for layer in model.modules()
         if isinstance(layer, nn.Linear)
     ]
+    found: dict[nn.Linear, None] = {}
     try:
-        run()
+        for call in range(calls):
+            order.clear()
+            run(call)
+            for member in _members(model):
+                inside = {part for part in member.modules() if isinstance(part, nn.Linear)}
+                last = next((layer for layer in reversed(order) if layer in inside), None)
+                if last is None:
+                    raise InputError(
+                        f"{type(member).__name__} runs no linear layer; a planted point needs one to refit"
+                    )
+                found[last] = None
     finally:
         for handle in handles:
             handle.remove()
-    found = []
-    for member in _members(model):
-        inside = {part for part in member.modules() if isinstance(part, nn.Linear)}
-        last = next((layer for layer in reversed(order) if layer in inside), None)
-        if last is None:
-            raise InputError(
-                f"{type(member).__name__} runs no linear layer; a planted point needs one to refit"
-            )
-        found.append(last)
-    return found
+    return list(found)
+
+
+def _stacked(each: Sequence[Tensor]) -> Tensor:
+    """Return features (points, draws, batch, features), of as many draws as all points have."""
+    least = min(len(features) for features in each)
+    return torch.stack([features[:least] for features in each])
 
 
 def _replace(model: nn.Module, layer: nn.Linear, num_classes: int, batch: int) -> PlantedHead:
