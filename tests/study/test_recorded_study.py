@@ -1,9 +1,9 @@
-"""Known collapses, asserted on the recorded study: they reproduce in kind, on digits at 48/255."""
+"""Known collapses, asserted on the recorded studies: they reproduce in kind on every data set."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +13,36 @@ from squint.report.table import rows_of, select
 from squint.study.folder import read_config, read_results
 from squint.study.recipes import load_recipe
 
-RUN = Path(__file__).parents[2] / "results" / "study-digits" / "seed-0"
+RESULTS = Path(__file__).parents[2] / "results"
+DIGITS = RESULTS / "study-digits" / "seed-0"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded study: where it lies, its recipe, and rivals that were not run."""
+
+    folder: Path
+    recipe: str
+    missing: frozenset[str] = frozenset()
+
+    @property
+    def results(self) -> Results:
+        """What was measured."""
+        return parse_results(read_results(self.folder))
+
+
+STUDIES = {
+    "digits": Recorded(DIGITS, "study-digits"),
+    "fashion-mnist": Recorded(RESULTS / "study-fashion-mnist", "study-fashion-mnist"),
+    "cifar10": Recorded(RESULTS / "study-cifar10", "study-cifar10", frozenset({"trs"})),
+}
+every_study = pytest.mark.parametrize("recorded", STUDIES.values(), ids=STUDIES)
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[str, Any]:
-    """The record as it is stored."""
-    return read_results(RUN)
-
-
-@pytest.fixture(scope="module")
-def study(plain: dict[str, Any]) -> Results:
-    """The recorded study."""
-    return parse_results(plain)
+def study() -> Results:
+    """The study of digits."""
+    return STUDIES["digits"].results
 
 
 def headline(study: Results, system: str) -> Record:
@@ -34,10 +51,16 @@ def headline(study: Results, system: str) -> Record:
     return record
 
 
-def test_every_system_of_the_recipe_is_recorded_as_the_recipe_says(study: Results) -> None:
-    recipe = load_recipe("study-digits")
-    assert study.names() == list(recipe.systems)
-    assert read_config(RUN).systems.keys() == recipe.systems.keys()
+@every_study
+def test_every_system_of_the_recipe_is_recorded_as_the_recipe_says(recorded: Recorded) -> None:
+    study, recipe = recorded.results, load_recipe(recorded.recipe)
+    run = [name for name in recipe.systems if name not in recorded.missing]
+    assert study.names() == run
+    kept = read_config(recorded.folder)
+    assert list(kept.systems) == run
+    assert (kept.model, kept.width, kept.patch, kept.eps, kept.train) == (
+        recipe.model, recipe.width, recipe.patch, recipe.eps, recipe.train,
+    )  # fmt: skip
     for system in study.systems:
         assert system.bit_operations
         assert system.stored_bits
@@ -47,24 +70,27 @@ def test_every_system_of_the_recipe_is_recorded_as_the_recipe_says(study: Result
         assert headline(study, system.name).preset == "quick"
 
 
-def test_compute_is_equal_or_flagged(study: Results) -> None:
-    ratios = {system.name: system.training_compute for system in study.systems}
+@every_study
+def test_compute_is_equal_or_flagged(recorded: Recorded) -> None:
+    ratios = {system.name: system.training_compute for system in recorded.results.systems}
     assert ratios["stochastic-information"] == 1.0
     for name, ratio in ratios.items():
         assert ratio is not None
         assert ratio >= 0.95, name
 
 
+@every_study
 @pytest.mark.parametrize("system", ["empir", "adp"])
-def test_ensembles_that_hide_their_gradient_fall_to_a_few_percent(study: Results, system: str) -> None:
-    assert headline(study, system).clean_accuracy > 0.9
-    assert headline(study, system).robust_accuracy < 0.1
+def test_ensembles_that_hide_their_gradient_fall_to_a_few_percent(recorded: Recorded, system: str) -> None:
+    record = headline(recorded.results, system)
+    assert record.clean_accuracy > 0.65
+    assert record.robust_accuracy < 0.1
 
 
 def test_random_precision_loses_to_restarts_and_draws_over_precisions(study: Results) -> None:
     """What one draw per gradient and one start leave standing falls to many of both, on the same images."""
     ladder = headline(study, "random-precision-adversarial")
-    with np.load(RUN / "examples" / "random-precision-adversarial.npz", allow_pickle=False) as kept:
+    with np.load(DIGITS / "examples" / "random-precision-adversarial.npz", allow_pickle=False) as kept:
         row = list(kept["settings"]).index(f"pgd {ladder.eps}")
         seed_protocol = float(kept["correct"][row][: ladder.n].mean())
     assert ladder.eot is not None
@@ -73,15 +99,18 @@ def test_random_precision_loses_to_restarts_and_draws_over_precisions(study: Res
     assert headline(study, "random-precision").robust_accuracy < 0.1
 
 
-def test_adversarial_training_stands(study: Results) -> None:
+@every_study
+def test_adversarial_training_stands(recorded: Recorded) -> None:
+    study = recorded.results
     bar = headline(study, "adversarial-training")
-    assert bar.robust_accuracy > 0.25
+    assert bar.robust_accuracy > 0.15
     for fallen in ("full-precision", "empir", "adp", "random-precision"):
         assert bar.ci95[0] > headline(study, fallen).ci95[1]
 
 
-def test_the_table_is_sorted_and_no_quick_figure_is_trusted(study: Results) -> None:
-    rows = rows_of(study)
+@every_study
+def test_the_table_is_sorted_and_no_quick_figure_is_trusted(recorded: Recorded) -> None:
+    rows = rows_of(recorded.results)
     robust = [row.robust for row in rows if row.robust is not None]
     assert robust == sorted(robust, reverse=True)
     assert not any(row.trusted for row in rows)

@@ -43,10 +43,12 @@ def seeded(net: nn.Module, seed: int) -> None:
     """Draw weights again from a generator of their own: torch's constructors use the global one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for name, parameter in net.named_parameters():
             if parameter.ndim > 1:
                 spread = (2 / parameter[0].numel()) ** 0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+            elif name.endswith("bias"):
+                parameter.zero_()
 
 
 def fit(net: nn.Module, epochs: int = 10) -> nn.Module:
