@@ -37,12 +37,12 @@ def test_eight_points_are_allowed() -> None:
     (finding,) = early_fall(FirstRung(outcome([59] * 10), plain))
     assert finding.kind == "masking_suspected"
     assert finding.measured["fall"] == pytest.approx(0.09)
-    # Nine points with a standard error of five may be chance, twelve may not.
-    spread = 50 / math.sqrt(10)
-    for mean, found in ((9, False), (12, True)):
+    # Twelve points with a standard error of three are not over eight and two errors, eighteen are.
+    spread = 30 / math.sqrt(10)
+    for mean, found in ((12, False), (18, True)):
         errors = [round(50 + mean + sign * spread) for sign in [-1, 1] * 5]
         measured = FirstRung(outcome(errors), plain)
-        assert measured.standard_error == pytest.approx(0.053, abs=0.001)
+        assert measured.standard_error == pytest.approx(0.03, abs=0.002)
         assert (early_fall(measured) != []) == found
     assert early_fall(FirstRung(outcome([90]), outcome([10]))) == [], "of one image nothing can be said"
 

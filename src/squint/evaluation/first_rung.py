@@ -106,19 +106,19 @@ def first_rung(
 
 
 def early_fall(found: FirstRung | None) -> list[Finding]:
-    """Return a finding if the first rung leaves over eight points less than plain PGD, and that is no chance.
+    """Return a finding if the first rung leaves over eight points less than plain PGD, and two errors.
 
-    Targets, momentum and the margin are worth up to 7 points on networks that hide nothing, as measured
-    without noise. Of one that loses more, plain PGD's gradients did not see the way. Eight is the mark of a
-    suspicion and takes no error off; the fall must be two standard errors besides, for few images.
+    Honest networks lose to it what targets, momentum and the margin are worth: up to 7 points without noise,
+    and 10.7 (standard error 1.9) behind two bits of it, as measured. Of one that loses more, plain PGD's
+    gradients did not see the way.
     """
-    if found is None or not found.fall > max(LATE_FALL, 2 * (error := found.standard_error)):
+    if found is None or not found.fall > LATE_FALL + 2 * (error := found.standard_error):
         return []
     return [
         Finding(
             "masking_suspected",
             f"the first rung leaves {found.targeted.accuracy:.1%} where PGD-{STEPS} with {EOT} draws leaves "
-            f"{found.plain.accuracy:.1%}; allowed: {LATE_FALL:.0%} less",
+            f"{found.plain.accuracy:.1%}; allowed: {LATE_FALL:.0%} less, and two standard errors",
             {
                 "targeted": found.targeted.accuracy,
                 "plain": found.plain.accuracy,
