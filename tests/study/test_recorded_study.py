@@ -79,7 +79,7 @@ def test_compute_is_equal_or_flagged(recorded: Recorded) -> None:
 @pytest.mark.parametrize("system", ["empir", "adp"])
 def test_ensembles_that_hide_their_gradient_fall_to_a_few_percent(recorded: Recorded, system: str) -> None:
     record = headline(recorded.results, system)
-    assert record.clean_accuracy > 0.65
+    assert record.clean_accuracy > 0.9
     assert record.robust_accuracy < 0.1
 
 
@@ -99,7 +99,7 @@ def test_random_precision_loses_to_restarts_and_draws_over_precisions(study: Res
 def test_adversarial_training_stands(recorded: Recorded) -> None:
     study = recorded.results
     bar = headline(study, "adversarial-training")
-    assert bar.robust_accuracy > 0.15
+    assert bar.robust_accuracy > 0.25
     for fallen in ("full-precision", "empir", "adp", "random-precision"):
         assert bar.ci95[0] > headline(study, fallen).ci95[1]
 
