@@ -18,7 +18,9 @@ NOT_OF_THE_MODEL = {"too_few_images", "no_active_tests", "no_noise_control"}
 def test_a_grave_is_told_what_it_hid(record: dict[str, object]) -> None:
     assert record["system"] in GRAVES
     assert record["preset"] == "standard"
-    assert record["robust_accuracy"] == 0.0
+    # The random pair keeps a little: whatever fools one of its networks can be answered by the other.
+    assert record["robust_accuracy"] <= 0.2  # type: ignore[operator]
+    assert record["robust_accuracy"] < record["paper_accuracy"] / 2  # type: ignore[operator]
     assert record["paper_accuracy"] > 0.3  # type: ignore[operator]
     assert record["trusted"] is False
     kinds = {flag["kind"] for flag in record["red_flags"]}  # type: ignore[attr-defined]
