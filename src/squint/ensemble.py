@@ -229,7 +229,8 @@ def varies(member: nn.Module) -> bool:
     """Return whether the member's output can differ between draws.
 
     Only networks made of torch's and squint's own layers are known to be still without noise; others might
-    draw their own. Layers of squint's that are noisy without a quantizer say so by `draws_noise`.
+    draw their own, unless their class says `draws_noise = False`. Layers of squint's that are noisy without a
+    quantizer say so by `draws_noise`, too.
     """
     if _draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member)):
         return True
@@ -242,7 +243,9 @@ def _draws_own_noise(member: nn.Module) -> bool:
 
 
 def _is_own_noise(module: nn.Module) -> bool:
-    if isinstance(module, Ensemble) or not type(module).__module__.startswith(("torch.nn.", "squint.")):
+    if isinstance(module, Ensemble):
+        return any(varies(member) for member in module.members)
+    if _is_foreign(module) and not says_still(module):
         return True
     if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
         return True
@@ -251,6 +254,15 @@ def _is_own_noise(module: nn.Module) -> bool:
     # Attention and recurrent layers hold their dropout as a number.
     share = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
     return isinstance(module, nn.RReLU) or (isinstance(share, float | int) and share > 0)
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith(("torch.nn.", "squint."))
+
+
+def says_still(module: nn.Module) -> bool:
+    """Return whether a layer that is neither torch's nor squint's says that it draws no noise of its own."""
+    return _is_foreign(module) and getattr(module, "draws_noise", None) is False
 
 
 def _noisy_weights(member: nn.Module) -> bool:

@@ -133,6 +133,43 @@ def test_what_counts_as_random() -> None:
     assert is_random(context_coin)
 
 
+class Own(nn.Module):
+    """A class of the user's own, which may draw noise of its own or say that it draws none."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        self.noise, self.calls = noise, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        logits = x.flatten(1)[:, :3]
+        return logits + self.noise * torch.rand(logits.shape)
+
+
+class Still(Own):
+    draws_noise = False
+
+
+def test_a_class_that_says_it_draws_no_noise_is_believed_and_asked_twice() -> None:
+    x, y = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(5).long()
+    assert is_random(Own(0.0))
+    model = Still(0.0)
+    assert not is_random(model)
+    scores = score(model, x, y, draws=1, resubmissions=64, seed=0, keys=())
+    assert (scores.resubmissions, scores.random, model.calls) == (1, False, 3)
+    assert torch.equal(scores.errors, score(Own(0.0), x, y, draws=1, resubmissions=1, seed=0, keys=()).errors)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_noise_behind_a_class_that_denies_it_is_refused(wrapped: bool) -> None:
+    x, y = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(5).long()
+    model: nn.Module = Ensemble([Still(0.2)], draws=2) if wrapped else Still(0.2)
+    before = torch.random.get_rng_state()
+    with pytest.raises(InputError, match="Still says draws_noise = False, but two calls"):
+        score(model, x, y, draws=1, resubmissions=4, seed=0, keys=())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_deployed_draws() -> None:
     assert deployed_draws(Coin()) == 3
     assert deployed_draws(Ensemble([nn.Linear(1, 2)], draws=7)) == 7

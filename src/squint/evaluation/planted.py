@@ -157,14 +157,13 @@ def plant(
         return first
     keep = per_example(first.sound.to(x.device), x)
     readout = objective("mean_logits_margin", y, targets=targets)
+    steering = Units(cast(AnyModel, fitted), y, 1 if still else _STEER_DRAWS, chunk=_AT_ONCE)
     for step in range(_STEER_STEPS):
         for head, near, there in zip(
             heads, around, features(points, _STEER_DRAWS, "steered", step), strict=True
         ):
             head.point_at(near, there, y, targets)
-        _, slope = Units(cast(AnyModel, fitted), y, _STEER_DRAWS, chunk=_AT_ONCE).gradient(
-            points, readout, derive_seed(seed, "planted", "slope", step)
-        )
+        _, slope = steering.gradient(points, readout, derive_seed(seed, "planted", "slope", step))
         corner = ball.project(ball.x + eps * slope.nan_to_num(0.0).sign().to(x))
         points = torch.where(keep | (slope == 0), points, corner)
     for factor in _MORE_DRAWS if isinstance(fitted, HasMemberLogits) and not still else (1,):

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from squint._checks import HasMemberLogits, check_labels, check_logits
+from squint._checks import HasMemberLogits, InputError, check_labels, check_logits
 from squint._random import derive_generator, noise
-from squint.attacks.gradients import AnyModel
-from squint.ensemble import Ensemble, varies
+from squint.attacks.gradients import AnyModel, Units
+from squint.ensemble import Ensemble, says_still, varies
 
 RESUBMISSIONS = 64
 _DRAWS_AT_ONCE = 64
+_STILL = 1e-3
+"""Two calls of a model without noise may differ by this share of its largest logit, as sums on a GPU do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ def is_random(model: AnyModel) -> bool:
     """Return whether two calls of the model can differ in evaluation mode.
 
     Only modules made of torch's and squint's own parts can be known to be still; everything else is taken to
-    be random.
+    be random, unless its class says `draws_noise = False`. That is checked where the model is scored.
     """
     if isinstance(model, Ensemble):
         return any(varies(member) for member in model.members)
@@ -110,11 +113,15 @@ def score(
         resubmissions: deployments R; a model without noise is asked once.
         seed: base of the score stream.
         keys: what else the stream depends on (system, attack, eps, chunk).
+
+    Raises:
+        squint.InputError: the model says that it draws no noise, and two calls differ.
     """
     generator = derive_generator(seed, "score", *keys)
     random = is_random(model)
     if not random:
         resubmissions, draws = 1, 1
+        _check_still(model, x, y)
     if not isinstance(model, HasMemberLogits):
         wrong = torch.zeros(len(y), dtype=torch.int64, device=y.device)
         nan = torch.zeros_like(wrong)
@@ -139,6 +146,21 @@ def score(
         nan += deployed.isnan().any(-1).sum(0)
     single_errors = single.cpu() / (resubmissions * draws)
     return Scores(errors.cpu(), resubmissions, single_errors, draws, random, nan.cpu())
+
+
+def _check_still(model: AnyModel, x: Tensor, y: Tensor) -> None:
+    """Ask a model twice whose parts say that they draw no noise: saying so wrongly would hide it."""
+    parts = [part for part in cast(nn.Module, model).modules() if says_still(part)]
+    if not parts:
+        return
+    units = Units(model, y, 1)
+    with torch.random.fork_rng(devices=[]):
+        first, again = (units.logits(x, seed).double() for seed in range(2))
+    if not torch.allclose(first, again, rtol=_STILL, atol=_STILL * float(first.abs().max()), equal_nan=True):
+        raise InputError(
+            f"{type(parts[0]).__name__} says draws_noise = False, but two calls of the model differ by up to "
+            f"{float((first - again).abs().max()):.3g}; allowed where every call gives the same logits"
+        )
 
 
 def pooled(model: HasMemberLogits, probabilities: Tensor) -> Tensor:

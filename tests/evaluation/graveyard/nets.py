@@ -94,6 +94,8 @@ def stochastic() -> squint.Ensemble:
 class Vote(nn.Module):
     """EMPIR (Sen et al. 2020): members of low precision vote; a vote has no gradient."""
 
+    draws_noise = False
+
     def __init__(self, members: squint.Ensemble) -> None:
         super().__init__()
         self.ensemble = members
@@ -135,6 +137,8 @@ def random_pair() -> RandomPick:
 class KWinners(nn.Module):
     """k-winners-take-all (Xiao, Zhong and Zheng 2020): only the largest activations pass."""
 
+    draws_noise = False
+
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
@@ -161,6 +165,8 @@ def k_winners() -> nn.Module:
 class ZeroGradientInput(nn.Module):
     """A quantizer whose surrogate is left out: rounding has slope zero."""
 
+    draws_noise = False
+
     def __init__(self, net: nn.Module, levels: int) -> None:
         super().__init__()
         self.net, self.levels = net, levels
@@ -176,6 +182,8 @@ def zero_gradient() -> nn.Module:
 
 class Scaled(nn.Module):
     """Logits so large that the cross-entropy of a right answer has no gradient in any float."""
+
+    draws_noise = False
 
     def __init__(self, net: nn.Module, scale: float) -> None:
         super().__init__()
