@@ -38,6 +38,8 @@ def test_equal_compute_gives_cheap_systems_more_epochs_and_none_fewer() -> None:
     assert epochs_of(dear_rival, "noisy") == 2
     own = tiny(equal_compute=True, systems={"plain": {"epochs": 5}})
     assert epochs_of(own, "plain") == 5
+    # Six passes a step against five: one epoch would be fewer passes than the headline's.
+    assert epochs_of(load_recipe("study-cifar10"), "cure") == 2
 
 
 def test_a_recipe_with_patches_builds_their_stems() -> None:

@@ -25,7 +25,8 @@ def epochs_of(recipe: RecipeConfig, name: str) -> int:
     """Return how many epochs a system is trained: its own, the recipe's, or what equal compute asks for.
 
     With `equal_compute` a system with fewer passes per step than the headline's gets more epochs, in
-    proportion; one with more passes keeps the recipe's epochs and is flagged by its `training_compute`.
+    proportion and rounded up; one with more passes keeps the recipe's epochs. What is more than equal is flagged
+    by its `training_compute`.
     """
     own, epochs = recipe.systems[name].epochs, recipe.train.epochs
     if own is not None:
@@ -33,7 +34,7 @@ def epochs_of(recipe: RecipeConfig, name: str) -> int:
     if not recipe.equal_compute:
         return epochs
     headline = passes_per_step(recipe.systems[recipe.headline_system])
-    return max(epochs, round(epochs * headline / passes_per_step(recipe.systems[name])))
+    return max(epochs, -(-epochs * headline // passes_per_step(recipe.systems[name])))
 
 
 def costs_of(recipe: RecipeConfig, name: str, ens: Ensemble, train: D.ImageData) -> dict[str, Any]:
