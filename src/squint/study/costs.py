@@ -25,7 +25,7 @@ def epochs_of(recipe: RecipeConfig, name: str) -> int:
     """Return how many epochs a system is trained: its own, the recipe's, or what equal compute asks for.
 
     With `equal_compute` a system with fewer passes per step than the headline's gets more epochs, in
-    proportion and rounded up; one with more passes keeps the recipe's epochs. What is more than equal is flagged
+    proportion, rounded up; one with more passes keeps the recipe's epochs. What is more than equal is flagged
     by its `training_compute`.
     """
     own, epochs = recipe.systems[name].epochs, recipe.train.epochs
