@@ -47,7 +47,7 @@ class BatchStatistics:
 
     def _keep(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
-        mean, variance, _ = batch_moments(x if x.dtype == torch.float64 else x.float())
+        mean, variance, _ = batch_moments(x)
         self.seen[norm].append((mean, variance))
 
     @contextmanager
