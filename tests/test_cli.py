@@ -63,7 +63,7 @@ def test_help_of_a_study(command: str, capsys: pytest.CaptureFixture[str]) -> No
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"squint {command} digits --output" in text
-    assert "ablation-digits, cifar10, cifar10-small, digits" in text
+    assert "ablation-digits, cifar10, cifar10-small, cifar10-small-tier-b, digits" in text
     assert main([command]) == 2
     assert main([command, "digits", "--help"]) == 0
     assert "--train.epochs INT" in capsys.readouterr().out
