@@ -5,27 +5,54 @@
 #   DATA=DIR RUN=DIR OUT=DIR scripts/cifar10_gpu.sh [--FIELD VALUE ...]
 #
 # DATA: folder of the CIFAR-10 files (tiles or the official ones). RUN: the run folder, on a disk that outlasts a
-# part. OUT: where the records go. LIMIT: seconds of one part (540). RECIPE: cifar10. PYTHON: the interpreter,
-# squint being importable. Further arguments are fields of the recipe.
+# part. OUT: where the records go, and the packed weights of every system, of unfinished ones too: a leased machine
+# may not come back. LIMIT: seconds of one part (540). TRAIN: seconds that the training may take; two epochs are
+# timed first, and the epochs are as many as fit. Without it they are the recipe's. RECIPE: cifar10, or a file.
+# PYTHON: the interpreter, squint being importable. Further arguments are fields of the recipe.
 set -euo pipefail
 : "${DATA:?folder of the CIFAR-10 files}" "${RUN:?the run folder}" "${OUT:?folder for the records}"
 limit=${LIMIT:-540}
 recipe=${RECIPE:-cifar10}
 python=${PYTHON:-python3}
+here=$(dirname "$0")
+started=$SECONDS
+mkdir -p "$OUT"
+if [ -n "${TRAIN:-}" ] && [ ! -e "$RUN.epochs" ]; then
+  "$python" -m squint train "$recipe" --data-dir "$DATA" --output "$RUN-timed" --overwrite --quiet "$@" \
+    --train.epochs 2
+  # The first epoch starts the device up; the second is what an epoch takes. A tenth is left for surprises.
+  "$python" - "$RUN-timed/log.jsonl" "$TRAIN" > "$RUN.epochs" <<'PYTHON'
+import json
+import sys
+
+seconds = {}
+for line in open(sys.argv[1], encoding="utf-8"):
+    entry = json.loads(line)
+    seconds.setdefault(entry["system"], {})[entry["epoch"]] = entry["seconds"]
+print(max(1, int(0.9 * float(sys.argv[2]) / sum(s[2] - s[1] for s in seconds.values()))))
+PYTHON
+  rm -rf "$RUN-timed"
+fi
+if [ -e "$RUN.epochs" ]; then
+  set -- "$@" --train.epochs "$(cat "$RUN.epochs")"
+  echo "epochs: $(cat "$RUN.epochs")"
+fi
 resume=()
 if [ -e "$RUN/config.yaml" ]; then
   resume=(--resume)
 fi
 # Ctrl-C is the signal that keeps the state of the step at hand; a machine that hangs is killed a little later.
 status=0
-timeout --signal INT --kill-after 20 "$limit" "$python" -m squint run "$recipe" \
+timeout --signal INT --kill-after 20 "$((limit - SECONDS + started))" "$python" -m squint run "$recipe" \
   --data-dir "$DATA" --output "$RUN" --quiet "${resume[@]}" "$@" || status=$?
-mkdir -p "$OUT"
 for kept in config.yaml results.json log.jsonl; do
   if [ -e "$RUN/$kept" ]; then
     cp "$RUN/$kept" "$OUT/"
   fi
 done
+if [ -e "$RUN/config.yaml" ]; then
+  "$python" "$here/pack_weights.py" "$RUN" "$OUT"
+fi
 case $status in
   0) "$python" -m squint publish "$RUN" --output "$OUT/published" && echo complete ;;
   124 | 130) echo "stopped after $limit s; the same line goes on" ;;

@@ -13,7 +13,7 @@ from torch import nn
 from squint._checks import InputError
 from squint._files import read_tensors, write_tensors
 from squint.training import TrainConfig, fit
-from squint.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from squint.training.checkpoint import Progress, Rhythm, load_checkpoint, save_checkpoint
 
 RECIPE = {"seed": 1}
 
@@ -127,3 +127,17 @@ def test_a_checkpoint_that_cannot_be_written_is_an_input_error(tmp_path: Path) -
             TrainConfig(epochs=1, batch_size=16, accelerator="cpu"),
             checkpoint=tmp_path / "file" / "c",
         )
+
+
+def test_checkpoints_that_take_long_are_written_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("squint.training.checkpoint.time.perf_counter", lambda: now[0])
+    rhythm = Rhythm()
+    for seconds, wait in ((0.2, 0.0), (3.0, 100.0)):
+        assert rhythm.due()
+        with rhythm.saving():
+            now[0] += seconds
+        now[0] += 0.99 * wait
+        assert rhythm.due() == (wait == 0)
+        now[0] += 0.02 * wait
+    assert rhythm.due()

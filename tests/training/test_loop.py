@@ -176,7 +176,7 @@ def test_the_average_follows_its_recursion() -> None:
     for step in range(30):
         with torch.no_grad():
             net.weight.fill_(step + 1.0)
-        update_average(average, net, 0.6, step)
+        update_average(average, net.state_dict(), 0.6, step)
         decay = min(0.6, (1 + step) / (10 + step))
         wanted = decay * wanted + (1 - decay) * (step + 1)
     assert float(average["weight"]) == pytest.approx(wanted, rel=1e-5)

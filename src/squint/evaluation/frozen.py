@@ -28,10 +28,10 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
     Weights are quantized once and not in every pass, learned steps and batch normalization are constants, and
     no parameter asks for a gradient. On a CPU with 8-bit products, convolutions of quantized inputs with
     quantized weights run on integer codes. Their sums are exact where the model's float32 sums round, so a
-    value that lies within rounding of a threshold may fall on its other side. Where no layer runs on codes,
-    outputs are bit for bit those of the model. Only networks made of torch's and squint's own layers, without
-    hooks, are copied, since others may keep state that a copy would not share; any other model is returned as
-    it is.
+    value that lies within rounding of a threshold may fall on its other side; on a GPU sums are added up in
+    another order. Elsewhere, where no layer runs on codes, outputs are bit for bit those of the model. Only
+    networks made of torch's and squint's own layers, without hooks, are copied, since others may keep state
+    that a copy would not share; any other model is returned as it is.
 
     Args:
         model: what will be attacked or scored, in the mode that its batch normalization is to have.
@@ -58,6 +58,9 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
             quicken(part)
             if isinstance(part, IntegerConv2d):
                 part.set_precise(precise)
+    if any(buffer.is_cuda for buffer in copied.buffers()):
+        # The layout that tensor cores read; convolutions hand it on to all that follows them.
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return copied.eval()
 
 

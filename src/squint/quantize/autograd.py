@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from squint.quantize import blocked
+from squint.quantize import blocked, fused
 from squint.quantize import functional as Q
-
-_FINE_LEVELS = 64
-"""Above it float32 rounds u as coarsely as 16-bit noise: noise of 13 bits keeps clear of its own ends."""
 
 
 class Rounding(NamedTuple):
@@ -57,7 +54,7 @@ def _quantiles(noise: str, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _uniform_lattice(k: Tensor, levels: int) -> tuple[Tensor, float]:
     """Return integers m and the offset c with n = (m + c)/2^16 for uniform noise."""
-    return (k & -8, 4.0) if levels > _FINE_LEVELS else (k, 0.5)
+    return (k & -8, 4.0) if levels > Q.FINE_LEVELS else (k, 0.5)
 
 
 class StochasticRound(torch.autograd.Function):
@@ -79,6 +76,10 @@ class StochasticRound(torch.autograd.Function):
         if rounding.width is not None and blocked.applies(x, step, k):
             ctx.save_for_backward(x, low, step, width, None, k if learns else None)
             return blocked.round_to_grid(x, *_plain(low, step, k, rounding))
+        held = _pass(low, step, k, rounding)
+        if rounding.width is not None and fused.applies(x, held, rounding.noise):
+            ctx.save_for_backward(x, low, step, width, None, k if learns else None)
+            return fused.round_to_grid(x, held)
         levels = rounding.levels
         u = _position(_wide(x), low, step, rounding.from_zero)
         # In place from here: on CPU every pass and every fresh buffer counts.
@@ -108,13 +109,22 @@ class StochasticRound(torch.autograd.Function):
         exact = (
             noise == "uniform" and rounding.width is not None and rounding.width * rounding.width_factor == 1
         )
-        piecewise = y is None and rounding.width is not None and blocked.applies(x, step, k)
-        if piecewise and not torch.is_grad_enabled() and not identity and (exact or not dense):
-            by_x, sums = blocked.gradient(grad, x, *_plain(low, step, k, rounding), sums=learns)
+        whole = y is None and rounding.width is not None
+        held = _pass(low, step, k, rounding)
+        on_gpu = whole and fused.applies(x, held, noise)
+        masks = not torch.is_grad_enabled() and not identity and (exact or not dense)
+        if masks and (on_gpu or (whole and blocked.applies(x, step, k))):
+            if on_gpu:
+                by_x, sums = fused.gradient(grad, x, held, sums=learns)
+            else:
+                by_x, sums = blocked.gradient(grad, x, *_plain(low, step, k, rounding), sums=learns)
             return (by_x, *_from_sums(sums, step, dense, needs_low, needs_step), None, None, None)
         if learns and y is None:
             with torch.no_grad():
-                y = blocked.round_to_grid(_wide(x), *_plain(low, step, k, rounding))
+                if on_gpu:
+                    y = fused.round_to_grid(_wide(x), held)
+                else:
+                    y = blocked.round_to_grid(_wide(x), *_plain(low, step, k, rounding))
         given, x, grad = grad, _wide(x), _wide(grad)
         u = _position(x, low, step, rounding.from_zero)
         moment: Tensor | None = None
@@ -163,6 +173,11 @@ def _plain(
         return n if width == 1 else n.mul_(width)
 
     return blocked.Grid(float(low), float(step), rounding.levels), k, noise
+
+
+def _pass(low: Tensor, step: Tensor, k: Tensor | None, rounding: Rounding) -> fused.Pass:
+    """Return grid and noise as `fused` takes them."""
+    return fused.Pass(low, step, k, rounding.width or 0.0, rounding.levels, rounding.from_zero)
 
 
 def _from_sums(

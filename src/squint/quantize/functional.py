@@ -22,6 +22,8 @@ GRADIENTS = ("expected", "straight_through", "identity")
 _TWO_PI = 2 * math.pi
 _ROOT_12 = math.sqrt(12)
 _ULP = 2.0**-23
+FINE_LEVELS = 64
+"""Above it float32 rounds u as coarsely as 16-bit noise: noise of 13 bits keeps clear of its own ends."""
 
 
 def cdf(z: Tensor, noise: str) -> Tensor:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ _OTHER = {
 _KEY = "squint_checkpoint"
 _MOMENTUM = "momentum_buffer"
 _WIDTH = re.compile(r"\bwidth=[^,]*, ")
+_SHARE = 0.03
+"""Checkpoints that take long take no more than this share of the training."""
+_LONG = 0.25
+"""Seconds that a checkpoint may take after every epoch."""
 
 
 @dataclass
@@ -49,6 +55,31 @@ class Progress:
     seconds: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Rhythm:
+    """When checkpoints are written: after every epoch, or less often where writing takes its time.
+
+    Attributes:
+        saved: when the last one was written, or the training began.
+        took: seconds that it took.
+    """
+
+    saved: float = field(default_factory=time.perf_counter)
+    took: float = 0.0
+
+    def due(self) -> bool:
+        """Return whether another one costs little beside the training since the last."""
+        return self.took < _LONG or self.took <= _SHARE * (time.perf_counter() - self.saved)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Time the writing that is done inside."""
+        started = time.perf_counter()
+        yield
+        self.saved = time.perf_counter()
+        self.took = self.saved - started
 
 
 def data_digest(images: Tensor, labels: Tensor) -> str:

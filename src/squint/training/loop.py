@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,20 @@ from squint import data as D
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator, derive_seed, noise
 from squint.ensemble import Ensemble
-from squint.training.checkpoint import DATA, MODEL, Progress, load_checkpoint, recipe_of, save_checkpoint
+from squint.training.checkpoint import (
+    DATA,
+    MODEL,
+    Progress,
+    Rhythm,
+    load_checkpoint,
+    recipe_of,
+    save_checkpoint,
+)
 from squint.training.config import TrainConfig
 from squint.training.decomposition import decompose
 from squint.training.interrupt import TrainingStopped, enough_memory, stop_requests
 from squint.training.launching import make_fabric
-from squint.training.objective import EnsembleObjective, Objective
+from squint.training.objective import EnsembleObjective, Objective, summed
 from squint.training.preparation import (
     as_float,
     check_classes,
@@ -81,7 +89,8 @@ def fit(
         objective: objective(ens, x, y, step) -> dict of named scalar terms, whose sum is minimised; None: the
             loss that `config.objective` describes.
         validation: data of the periodic evaluation; None: none.
-        checkpoint: file that is written after every epoch and on Ctrl-C, and continued where it exists.
+        checkpoint: file that is continued where it exists, and written on Ctrl-C and after every epoch, or
+            less often where that would take more than 3 % of the time (a large network on a fast machine).
         watcher: callbacks for progress bars and logs.
 
     Raises:
@@ -152,10 +161,11 @@ class _Run:
         self.augment = D.Augmentation(crop=config.crop, flip=config.flip, cutout=config.cutout)
         self.steps_per_epoch = len(images) // config.batch_size
         self.total = self.steps_per_epoch * config.epochs
-        self.average = {
-            name: value.detach().clone() for name, value in ens.state_dict().items() if config.average > 0
-        }
+        # Every step changes these tensors in place, and none puts others in their stead.
+        self.state = ens.state_dict()
+        self.average = {name: value.clone() for name, value in self.state.items() if config.average > 0}
         self.progress = Progress()
+        self.rhythm = Rhythm()
         self.recipe: dict[str, Any] = {}
         if checkpoint is not None or self.fabric.world_size > 1:
             self.recipe = recipe_of(config, ens, objective, images, labels, self.fabric.world_size)
@@ -206,7 +216,7 @@ class _Run:
         seed_torch(derive_seed(config.seed, "torch", step, rank), fabric.device)
         with fabric.autocast(), noise(derive_generator(config.seed, "noise", step, rank)):
             terms = self.objective(self.module, x, self.labels[chosen], step)
-        loss, values = _summed(terms, step)
+        loss, values = summed(terms, step)
         self.optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         _ranks.average_gradients(self.ens)
@@ -218,7 +228,7 @@ class _Run:
             if norm is not None and not self.scales and not math.isfinite(float(norm)):
                 raise InputError(f"the gradient is not finite at step {step}; lower train.learning_rate")
         self.optimizer.step()
-        update_average(self.average, self.ens, config.average, step)
+        update_average(self.average, self.state, config.average, step)
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
         progress.step = step + 1
@@ -240,7 +250,8 @@ class _Run:
             entry |= self._validate(*self.validation, epoch)
         progress.entries.append(entry)
         progress.sums = {}
-        self._save()
+        if self.rhythm.due() or progress.step == self.total:
+            self._save()
         self.watcher.on_epoch(entry)
 
     def _validate(self, images: Tensor, labels: Tensor, epoch: int) -> dict[str, Any]:
@@ -268,8 +279,10 @@ class _Run:
         return {"validation_accuracy": right / len(labels), "information": terms}
 
     def _save(self) -> None:
-        if self.checkpoint is not None and self.fabric.is_global_zero:
-            self.progress.scaler = self.fabric.strategy.precision.state_dict()
+        if self.checkpoint is None or not self.fabric.is_global_zero:
+            return
+        self.progress.scaler = self.fabric.strategy.precision.state_dict()
+        with self.rhythm.saving():
             save_checkpoint(
                 self.checkpoint, self.ens, self.optimizer, self.average, self.progress, self.recipe
             )
@@ -277,19 +290,3 @@ class _Run:
 
 def _uses_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _summed(terms: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-    """Return the sum of an objective's terms, and each value; read from the device once."""
-    named = isinstance(terms, Mapping) and bool(terms)
-    if not named or not all(isinstance(term, Tensor) and term.numel() == 1 for term in terms.values()):
-        raise InputTypeError("the objective must return a dict of named terms, each a tensor of one number")
-    stacked = torch.stack([term.float().reshape(()) for term in terms.values()])
-    if not stacked.requires_grad:
-        raise InputError("the objective's terms do not depend on the weights")
-    # Means over processes: what is not finite in one of them stops all of them.
-    values = dict(zip(terms, _ranks.mean(stacked).tolist(), strict=True))
-    if not all(math.isfinite(value) for value in values.values()):
-        shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise InputError(f"the loss is not finite at step {step} ({shown}); lower train.learning_rate")
-    return stacked.sum(), values

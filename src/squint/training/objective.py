@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squint import _ranks
-from squint._checks import InputError
+from squint._checks import InputError, InputTypeError
 from squint._random import default_generator
 from squint.training import smoothness, terms
 from squint.training.config import ObjectiveConfig
@@ -116,3 +117,19 @@ def _per_example(logits: Tensor, y: Tensor) -> Tensor:
     labels = y.expand(draws, members, batch).reshape(-1)
     losses = F.cross_entropy(logits.reshape(-1, classes), labels, reduction="none")
     return losses.view(draws * members, batch).mean(0)
+
+
+def summed(terms: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+    """Return the sum of an objective's terms, and each value; read from the device once."""
+    named = isinstance(terms, Mapping) and bool(terms)
+    if not named or not all(isinstance(term, Tensor) and term.numel() == 1 for term in terms.values()):
+        raise InputTypeError("the objective must return a dict of named terms, each a tensor of one number")
+    stacked = torch.stack([term.float().reshape(()) for term in terms.values()])
+    if not stacked.requires_grad:
+        raise InputError("the objective's terms do not depend on the weights")
+    # Means over processes: what is not finite in one of them stops all of them.
+    values = dict(zip(terms, _ranks.mean(stacked).tolist(), strict=True))
+    if not all(math.isfinite(value) for value in values.values()):
+        shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise InputError(f"the loss is not finite at step {step} ({shown}); lower train.learning_rate")
+    return stacked.sum(), values
