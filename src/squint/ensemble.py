@@ -162,7 +162,7 @@ def _draws_of(
             logits: Tensor = member(x)
         check_logits(logits, batch)
         return logits.expand(draws, -1, -1)
-    own_noise = _draws_own_noise(member)
+    own_noise = draws_own_noise(member)
     if own_noise or _noisy_weights(member):
         size = 1
     elif _normalizes_by_batch(member):
@@ -236,12 +236,12 @@ def varies(member: nn.Module) -> bool:
     draw their own, unless their class says `draws_noise = False`. Layers of squint's that are noisy without a
     quantizer say so by `draws_noise`, too.
     """
-    if _draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member)):
+    if draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member)):
         return True
     return any(getattr(module, "draws_noise", False) for module in member.modules())
 
 
-def _draws_own_noise(member: nn.Module) -> bool:
+def draws_own_noise(member: nn.Module) -> bool:
     """Return whether the member may draw noise that does not come from squint's quantizers."""
     return any(_is_own_noise(module) for module in member.modules())
 
@@ -249,7 +249,7 @@ def _draws_own_noise(member: nn.Module) -> bool:
 def _is_own_noise(module: nn.Module) -> bool:
     if isinstance(module, Ensemble):
         return any(varies(member) for member in module.members)
-    if _is_foreign(module) and not says_still(module):
+    if is_foreign(module) and not says_still(module):
         return True
     if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
         return True
@@ -260,13 +260,14 @@ def _is_own_noise(module: nn.Module) -> bool:
     return isinstance(module, nn.RReLU) or (isinstance(share, float | int) and share > 0)
 
 
-def _is_foreign(module: nn.Module) -> bool:
+def is_foreign(module: nn.Module) -> bool:
+    """Return whether a module's class is neither torch's nor squint's, so that nothing is known of it."""
     return not type(module).__module__.startswith(("torch.nn.", "squint."))
 
 
 def says_still(module: nn.Module) -> bool:
     """Return whether a layer that is neither torch's nor squint's says that it draws no noise of its own."""
-    return _is_foreign(module) and getattr(module, "draws_noise", None) is False
+    return is_foreign(module) and getattr(module, "draws_noise", None) is False
 
 
 def _noisy_weights(member: nn.Module) -> bool:

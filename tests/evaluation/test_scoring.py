@@ -13,6 +13,7 @@ from squint import Ensemble, quantize
 from squint._checks import InputError
 from squint._random import default_generator, random_integers
 from squint.evaluation.scoring import Scores, deployed_draws, is_random, score
+from squint.quantize import StochasticQuantizer
 
 SURE = 40.0
 
@@ -168,6 +169,18 @@ def test_noise_behind_a_class_that_denies_it_is_refused(wrapped: bool) -> None:
     with pytest.raises(InputError, match="Still says draws_noise = False, but two calls"):
         score(model, x, y, draws=1, resubmissions=4, seed=0, keys=())
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.2])
+def test_it_is_asked_behind_a_stochastic_quantizer_too(hidden: float) -> None:
+    x, y = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(5).long()
+    model = Ensemble([nn.Sequential(StochasticQuantizer(2), Still(hidden))], draws=2)
+    assert is_random(model)
+    if hidden:
+        with pytest.raises(InputError, match="Still says draws_noise = False, but two calls"):
+            score(model, x, y, draws=2, resubmissions=4, seed=0, keys=())
+    else:
+        assert score(model, x, y, draws=2, resubmissions=4, seed=0, keys=()).random
 
 
 def test_deployed_draws() -> None:

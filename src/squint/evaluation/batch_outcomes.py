@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from squint._checks import InputError
 from squint._files import read_json, write_json
 from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
+from squint.ensemble import is_foreign
 from squint.evaluation.arrays import Array, read_npz, write_npz
 
 FORMAT = 2
@@ -91,7 +92,7 @@ def model_digest(model: AnyModel, images: Tensor, device: torch.device) -> str:
 
 def _is_known(part: nn.Module) -> bool:
     hooks = any(getattr(part, name) for name in _HOOKS)
-    return type(part).__module__.startswith((_TORCH, "squint.")) and not hooks and "forward" not in vars(part)
+    return not (is_foreign(part) or hooks or "forward" in vars(part))
 
 
 def _settings(layer: nn.Module) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from squint._checks import HasMemberLogits, InputError, check_labels, check_logits
 from squint._random import derive_generator, noise
 from squint.attacks.gradients import AnyModel, Units
-from squint.ensemble import Ensemble, says_still, varies
+from squint.ensemble import Ensemble, draws_own_noise, says_still, varies
 
 RESUBMISSIONS = 64
 _DRAWS_AT_ONCE = 64
@@ -121,7 +120,7 @@ def score(
     random = is_random(model)
     if not random:
         resubmissions, draws = 1, 1
-        _check_still(model, x, y)
+    _check_still(model, x, y)
     if not isinstance(model, HasMemberLogits):
         wrong = torch.zeros(len(y), dtype=torch.int64, device=y.device)
         nan = torch.zeros_like(wrong)
@@ -149,18 +148,26 @@ def score(
 
 
 def _check_still(model: AnyModel, x: Tensor, y: Tensor) -> None:
-    """Ask a model twice whose parts say that they draw no noise: saying so wrongly would hide it."""
-    parts = [part for part in cast(nn.Module, model).modules() if says_still(part)]
-    if not parts:
-        return
-    units = Units(model, y, 1)
-    with torch.random.fork_rng(devices=[]):
-        first, again = (units.logits(x, seed).double() for seed in range(2))
-    if not torch.allclose(first, again, rtol=_STILL, atol=_STILL * float(first.abs().max()), equal_nan=True):
-        raise InputError(
-            f"{type(parts[0]).__name__} says draws_noise = False, but two calls of the model differ by up to "
-            f"{float((first - again).abs().max()):.3g}; allowed where every call gives the same logits"
-        )
+    """Ask networks twice whose parts say that they draw no noise: saying so wrongly would hide it."""
+    whole = [model] if isinstance(model, nn.Module) else []
+    for network in list(model.members) if isinstance(model, Ensemble) else whole:
+        parts = [part for part in network.modules() if says_still(part)]
+        # Other parts of a network that draw noise of their own have it fixed for all of them.
+        if not parts or draws_own_noise(network):
+            continue
+        units = Units(network, y, 1)
+        with torch.random.fork_rng(devices=[]):
+            # The noise of its quantizers is the same both times, where it has any.
+            first, again = (
+                units.logits(x, seed).double() for seed in ((0, 0) if varies(network) else (0, 1))
+            )
+        scale = float(first.abs().max())
+        if not torch.allclose(first, again, rtol=_STILL, atol=_STILL * scale, equal_nan=True):
+            difference = float((first - again).abs().max())
+            raise InputError(
+                f"{type(parts[0]).__name__} says draws_noise = False, but two calls of the model differ by "
+                f"up to {difference:.3g}; allowed where every call gives the same logits"
+            )
 
 
 def pooled(model: HasMemberLogits, probabilities: Tensor) -> Tensor:
