@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    for verb in ("detect", "profile", "verify", "break", "info", "export", "predict"):
+    for verb in ("detect", "profile", "verify", "break", "compare", "info", "export", "predict"):
         assert f"squint {verb} " in usage
         assert f"squint {verb} " in done(capsys, verb, "--help")  # the examples
         assert "Missing" in refused(capsys, verb)

@@ -17,6 +17,7 @@ from squint import __version__, _ranks
 from squint._checks import InputError, check_choice, printable
 from squint._files import write_json
 from squint.commands.break_ import BreakOptions, break_model
+from squint.commands.compare import CompareOptions, compare
 from squint.commands.detect import DetectOptions, detect_run
 from squint.commands.export import ExportOptions, export_lines, export_path
 from squint.commands.failing import failure
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "verify": _verify,
         "break": _break,
+        "compare": _compare,
         "publish": _publish,
         "info": _info,
         "export": _export,
@@ -238,6 +240,11 @@ def _verify(words: list[str], screen: _Screen) -> int:
 def _break(words: list[str], screen: _Screen) -> int:
     options = parsed(BreakOptions, words, "squint break")
     return _lines([break_model(options)], options.output, screen)
+
+
+def _compare(words: list[str], screen: _Screen) -> int:
+    options = parsed(CompareOptions, words, "squint compare")
+    return _lines(compare(options), options.output, screen)
 
 
 def _publish(words: list[str], screen: _Screen) -> int:

@@ -1,0 +1,164 @@
+"""`squint compare`: two systems of one run or of two, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from squint._checks import InputError, check_choice, check_number, describe, format_fraction
+from squint._files import read_json
+from squint.evaluation.arrays import read_npz
+from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
+from squint.evaluation.evidence_files import load_evidence
+from squint.study.folder import read_config
+from squint.zoo import resolved
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two systems on the same images: what each keeps, and the difference with its paired interval.
+
+    Settings that both know are compared: the clean images, every attack of a run, and its evidence. The
+    intervals of two accuracies may overlap where that of their difference on the same images does not hold
+    zero: this is what says which system is better.
+
+    Examples:
+      squint compare runs/digits:stochastic runs/digits:deterministic
+      squint compare runs/a runs/b
+      squint compare runs/a:stochastic members/evidence/stochastic-member-1.npz
+    """
+
+    first: tyro.conf.Positional[str]
+    """RUN:SYSTEM, RUN for its headline's system, the name of a shipped model, or a file of evidence."""
+    second: tyro.conf.Positional[str]
+    """What it is compared with, likewise."""
+    margin: float = MARGIN
+    """Difference that would matter, a fraction; the verdict says whether it is shown or ruled out."""
+    output: Path | None = None
+    """JSON file for the figures."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One setting: accuracies on the images that both have, as fractions, and their paired difference."""
+
+    setting: str
+    first: float
+    second: float
+    difference: Equivalence
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        found = {"setting": self.setting, "first": self.first, "second": self.second}
+        return found | {"difference": self.difference.to_json()}
+
+    def __str__(self) -> str:
+        """Return one line."""
+        low, high = self.difference.ci95
+        return (
+            f"{self.setting}: {self.first:.1%} against {self.second:.1%}, "
+            f"{100 * (self.first - self.second):+.1f} points (paired 95 % {100 * low:+.1f} to "
+            f"{100 * high:+.1f}; {self.difference.images} images): {self._verdict()}"
+        )
+
+    def _verdict(self) -> str:
+        margin = f"{100 * self.difference.margin:g} points"
+        return {
+            "helps": f"the first keeps more, by over {margin}",
+            "hurts": f"the second keeps more, by over {margin}",
+            "equivalent": f"alike to within {margin}",
+        }.get(self.difference.verdict, f"whether they differ by {margin} is not settled")
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What one operand knows: shares of correct deployments by setting, and the images' digest if known."""
+
+    name: str
+    shares: Mapping[str, Tensor]
+    images: str | None
+    labels: Tensor | None
+
+
+def compare(options: CompareOptions) -> list[Compared]:
+    """Return one row per setting that both know; the difference is the first's less the second's.
+
+    Raises:
+        squint.InputError: an operand that is neither a run's system nor evidence, other images, or no setting
+            that both know.
+    """
+    check_number("margin", options.margin, 0, 1, open_low=True)
+    first, second = (_outcomes_of(word) for word in (options.first, options.second))
+    if first.images and second.images and first.images != second.images:
+        raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
+    if first.labels is not None and second.labels is not None:
+        both = min(len(first.labels), len(second.labels))
+        if not torch.equal(first.labels[:both], second.labels[:both]):
+            raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
+    shared = [setting for setting in first.shares if setting in second.shares]
+    if not shared:
+        raise InputError(
+            f"{first.name} knows {', '.join(first.shares)}, {second.name} knows {', '.join(second.shares)}; "
+            "allowed: systems with a setting in common"
+        )
+    rows = []
+    for setting in shared:
+        a, b = first.shares[setting], second.shares[setting]
+        both = min(len(a), len(b))
+        a, b = a[:both], b[:both]
+        difference = equivalence(a - b, options.margin)
+        rows.append(Compared(setting, float(a.mean()), float(b.mean()), difference))
+    return rows
+
+
+def _outcomes_of(word: str) -> _Outcomes:
+    if word.endswith(".npz"):
+        return _evidence(Path(word), word)
+    place, _, system = word.partition(":")
+    run = resolved(Path(place))
+    recipe = read_config(run)
+    name = system or recipe.headline_system
+    check_choice("system", name, recipe.systems)
+    shares: dict[str, Tensor] = {}
+    labels = None
+    examples, evidence = (run / part / f"{name}.npz" for part in ("examples", "evidence"))
+    if examples.is_file():
+        shares |= _settings(examples)
+    if evidence.is_file():
+        found = _evidence(evidence, word)
+        shares.update(found.shares)
+        labels = found.labels
+    if not shares:
+        raise InputError(f"{run} has no outcomes of {name} yet: squint run --resume makes them")
+    about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    split = recipe.attack.split
+    images = about.get("data", {}).get(split) if isinstance(about, dict) else None
+    return _Outcomes(f"{place}:{name}", shares, images, labels)
+
+
+def _settings(path: Path) -> dict[str, Tensor]:
+    """Return the outcomes of a run's file of examples by setting."""
+    file: dict[str, Any] = dict(read_npz(path))
+    try:
+        found = {"clean": file["clean_correct"]}
+        for prefix in ("", "ladder_"):
+            if f"{prefix}settings" in file:
+                found |= dict(zip(file[f"{prefix}settings"].tolist(), file[f"{prefix}correct"], strict=True))
+        return {name: torch.from_numpy(np.asarray(row, dtype=np.float64)) for name, row in found.items()}
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{path} is damaged: {describe(error)}") from None
+
+
+def _evidence(path: Path, name: str) -> _Outcomes:
+    evidence = load_evidence(path)
+    if not torch.equal(evidence.index, torch.arange(len(evidence.index))):
+        raise InputError(f"{path} is not of the first images of its data; allowed: evidence of a ladder")
+    setting = f"evidence {format_fraction(evidence.eps)}"
+    return _Outcomes(name, {setting: evidence.correct.double()}, None, evidence.labels)
