@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,9 +35,9 @@ class CompareOptions:
       squint compare runs/a:stochastic members/evidence/stochastic-member-1.npz
     """
 
-    first: tyro.conf.Positional[str]
+    first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """RUN:SYSTEM, RUN for its headline's system, the name of a shipped model, or a file of evidence."""
-    second: tyro.conf.Positional[str]
+    second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """What it is compared with, likewise."""
     margin: float = MARGIN
     """Difference that would matter, a fraction; the verdict says whether it is shown or ruled out."""
