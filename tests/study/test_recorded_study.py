@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.studies import STUDIES as TABULATED
+from benchmarks.studies import table
 
 from squint.report.results import Record, Results, parse_results
 from squint.report.table import rows_of, select
@@ -121,3 +123,11 @@ def test_the_table_is_sorted_and_no_quick_figure_is_trusted(recorded: Recorded) 
     robust = [row.robust for row in rows if row.robust is not None]
     assert robust == sorted(robust, reverse=True)
     assert not any(row.trusted for row in rows)
+
+
+def test_the_documented_table_is_what_the_records_say() -> None:
+    documented = (RESULTS.parent / "docs" / "studies.md").read_text(encoding="utf-8").splitlines()
+    lines = table([RESULTS.parent / study for study in TABULATED])
+    start = documented.index(lines[0])
+    assert documented[start : start + len(lines)] == lines
+    assert len(lines) == 22
