@@ -73,17 +73,19 @@ def round_to_grid(x: Tensor, held: Pass) -> Tensor:
     y = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
     rows = _rows(x, held.step) or 1
     length = x.numel() // rows
-    _kernels().round_kernel[(-(-length // _BLOCK), rows)](
-        x,
-        y,
-        x if held.k is None else held.k,
-        held.low,
-        held.step,
-        held.width,
-        float(held.levels - 1),
-        length,
-        **_constants(held, rows),
-    )
+    # Triton starts its kernels on the current device, whatever the tensors lie on.
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _kernels().round_kernel[(-(-length // _BLOCK), rows)](
+            x,
+            y,
+            x if held.k is None else held.k,
+            held.low,
+            held.step,
+            held.width,
+            float(held.levels - 1),
+            length,
+            **_constants(held, rows),
+        )
     return y
 
 
@@ -97,22 +99,23 @@ def gradient(grad: Tensor, x: Tensor, held: Pass, *, sums: bool) -> tuple[Tensor
     blocks = -(-length // _BLOCK)
     parts = torch.empty((rows, blocks, 5) if sums else 1, dtype=torch.float32, device=x.device)
     half = (held.levels - 1) / 2
-    _kernels().gradient_kernel[(blocks, rows)](
-        grad,
-        x,
-        by_x,
-        parts,
-        x if held.k is None else held.k,
-        held.low,
-        held.step,
-        held.width,
-        float(held.levels - 1),
-        half,
-        half + tolerance(held.levels),
-        length,
-        LEARNS=sums,
-        **_constants(held, rows),
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _kernels().gradient_kernel[(blocks, rows)](
+            grad,
+            x,
+            by_x,
+            parts,
+            x if held.k is None else held.k,
+            held.low,
+            held.step,
+            held.width,
+            float(held.levels - 1),
+            half,
+            half + tolerance(held.levels),
+            length,
+            LEARNS=sums,
+            **_constants(held, rows),
+        )
     if not sums:
         return by_x, None
     total = parts.sum(1).unbind(1)
