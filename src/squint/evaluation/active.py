@@ -18,6 +18,7 @@ from squint.ensemble import Ensemble
 from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted, notes_on
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import RETIRED
+from squint.evaluation.machine import device_of
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
@@ -162,8 +163,7 @@ def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
     """Return a copy of the network behind an 8-bit stochastic input quantizer: noise that defends nothing."""
     quantizer = StochasticQuantizer(8)
     network = nn.Sequential(quantizer, copy.deepcopy(undefended))
-    device = next((p.device for p in undefended.parameters()), torch.device("cpu"))
-    return Ensemble([network], draws=draws).to(device).eval()
+    return Ensemble([network], draws=draws).to(device_of(undefended)).eval()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from squint._memory import is_out_of_memory
 from squint.ensemble import Ensemble
@@ -35,6 +37,13 @@ def in_memory(run: Callable[[int | None], _T], chunk: int | None, largest: int) 
         chunk = max(1, (chunk or largest) // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model computes: where its parameters or buffers lie, or the CPU if it has none."""
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 @dataclass

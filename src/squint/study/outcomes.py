@@ -14,6 +14,7 @@ from squint._random import derive_generator
 from squint.attacks.gradients import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport
+from squint.evaluation.machine import device_of
 from squint.evaluation.plane_points import plane_rows
 from squint.evaluation.threats import Setting
 from squint.study.config import RecipeConfig
@@ -38,7 +39,7 @@ def plane_of(recipe: RecipeConfig, ens: Ensemble, test: D.ImageData, report: Rob
         for record, outcome in zip(report.records, report.outcomes, strict=True)
         if outcome.attack == first
     ]
-    device = next(ens.parameters()).device
+    device = device_of(ens)
     with evaluation_mode(ens):
         rows = [
             row
@@ -95,7 +96,7 @@ def examples_of(
 def _votes(recipe: RecipeConfig, name: str, ens: Ensemble, x: Tensor) -> NDArray[Any]:
     """Return each member's own class (n, members), from its mean over the deployed draws."""
     generator = derive_generator(recipe.seed, "votes", name)
-    device = next(ens.parameters()).device
+    device = device_of(ens)
     with torch.no_grad():
         logits = ens.member_logits(x.to(device), ens.draws, generator=generator)
     votes: NDArray[Any] = logits.softmax(-1).mean(0).argmax(-1).T.cpu().numpy()

@@ -236,6 +236,16 @@ def test_rates_outside_the_unit_interval_are_refused(rate: float, random_ensembl
         Detector.fit(ens, (x[:60], y[:60]), rate)
 
 
+def test_networks_without_weights_have_detectors_too() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] + torch.rand(len(x), 3)
+
+    x = torch.rand(60, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    detector = Detector.fit(Ensemble([Noisy()], draws=2), (x, torch.zeros(60).long()), 0.1, score="entropy")
+    assert detector.score(x[:5]).shape == (5,)
+
+
 def test_scores_that_are_nan_are_named(random_ensemble: Setting) -> None:
     ens, x, y = random_ensemble
     with pytest.raises(InputError, match="'entropy' is NaN or infinite for 1 of the calibration examples"):

@@ -229,6 +229,7 @@ def test_what_other_settings_left_is_not_used(
         ({"eps": "1/0"}, "eps is '1/0'"),
         ({"eot": 3}, "eot is 3"),
         ({"resubmissions": 0}, "resubmissions is 0"),
+        ({"step_size": 0.0}, "step_size is 0"),
         ({"corruptions": {"fog": torch.rand(3, 1, 8, 8)}}, r"corruptions\['fog'\] has shape \(3, 1, 8, 8\)"),
         ({"false_alarm_rate": 0.001}, "200 calibration examples; .* needs 999"),
     ],

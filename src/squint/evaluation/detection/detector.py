@@ -31,7 +31,7 @@ from squint.evaluation.detection.identity import fingerprint, other_ensemble, ve
 from squint.evaluation.detection.learning import view_of
 from squint.evaluation.detection.outputs import Observed, deployments
 from squint.evaluation.detection.scores import SCORES, SURROGATES
-from squint.evaluation.machine import Fitting
+from squint.evaluation.machine import Fitting, device_of
 
 FORMAT_VERSION = 1
 _KEY = "squint_detector"
@@ -150,7 +150,7 @@ class Detector:
         elif learned:
             assert fit_data is not None
             source = D.collect(fit_data)
-        device = next(ens.parameters()).device
+        device = device_of(ens)
         seen = observed or Observed(seed, draws)
         with evaluation_mode(ens), torch.no_grad():
             classes, fitted, scores = Fitting().forward(
@@ -185,7 +185,7 @@ class Detector:
         def deployed() -> tuple[Tensor, Tensor]:
             generator.set_state(begun)
             predictions, scores = [], []
-            device = next(self.ens.parameters()).device
+            device = device_of(self.ens)
             for part in deployments(self.view, x.to(device), draws=self.draws, count=1, generator=generator):
                 predictions.append(
                     part[0, ..., : self.num_classes].double().softmax(-1).mean((0, 1)).argmax(-1)

@@ -30,7 +30,7 @@ from squint.evaluation.detection.judge import (
 from squint.evaluation.detection.kept import KeptPoints, digest
 from squint.evaluation.detection.outputs import Observed
 from squint.evaluation.detection.records import DetectionReport
-from squint.evaluation.machine import Fitting
+from squint.evaluation.machine import Fitting, device_of
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
 
 ADAPTIVE: dict[str, Callable[..., Tensor]] = {
@@ -113,13 +113,15 @@ def detect(
     radii = radii_of(eps, settings)
     check_number("resubmissions", resubmissions, 1, whole=True)
     check_number("batch_size", batch_size, 1, whole=True)
+    if step_size is not None:
+        check_number("step_size", step_size, 0, open_low=True)
     if not scores:
         raise InputError("scores is empty; allowed: one score or more")
     for setting in settings:
         check_choice(f"norm of {setting.name}", setting.norm, ("linf",))
     for name in adaptive:
         check_choice("adaptive", name, ADAPTIVE)
-    device = next(ens.parameters()).device
+    device = device_of(ens)
     images, labels = (tensor.to(device) for tensor in D.collect(data, limit))
     for name, corrupted in (corruptions or {}).items():
         check_images(corrupted, f"corruptions[{name!r}]")

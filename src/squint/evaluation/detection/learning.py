@@ -11,6 +11,7 @@ from squint.attacks.noise import random_noise
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.fitted import COMBINATION, FITTED, Combination, FittedScore
 from squint.evaluation.detection.outputs import Observed, WithFeatures
+from squint.evaluation.machine import device_of
 
 NOISE_RADII = (8 / 255, 16 / 255, 32 / 255, 64 / 255)
 """Radii of the noise that the combination is trained on."""
@@ -25,7 +26,7 @@ def fit_score(
     ens: Ensemble, score: str, images: Tensor, labels: Tensor, num_classes: int, observed: Observed
 ) -> FittedScore:
     """Return a learned score fitted to one deployment of each clean image, and of each noisy one."""
-    device = next(ens.parameters()).device
+    device = device_of(ens)
     if score != COMBINATION:
         seen = observed.outputs(WithFeatures(ens), images.to(device), "fit")
         return FITTED[score].fit(seen, labels, num_classes)
