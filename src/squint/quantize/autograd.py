@@ -246,24 +246,20 @@ def _inner(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
 
 
 class LowerBound(torch.autograd.Function):
-    """max(value, floor) whose gradient still passes where a descent step would lift the value."""
+    """max(value, floor) whose gradient, scaled, still passes where a descent step would lift the value."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, floor: float) -> Tensor:
-        """Return the value, or the floor where the value lies below it."""
+    def forward(ctx: Any, value: Tensor, floor: float, scale: float = 1.0) -> Tensor:
+        """Return the value, or the floor where the value lies below it; only the gradient is scaled."""
         ctx.save_for_backward(value)
-        ctx.floor = floor
+        ctx.floor, ctx.scale = floor, scale
         return value.clamp_min(floor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Return the gradient, zero only where it would push a value further below the floor."""
+        """Return the scaled gradient, zero only where it would push a value further below the floor."""
         (grad,) = grads
         (value,) = ctx.saved_tensors
-        return torch.where((value >= ctx.floor) | (grad < 0), grad, 0), None
-
-
-def scale_gradient(value: Tensor, scale: float) -> Tensor:
-    """Return `value`, bit for bit, with its gradient multiplied by `scale`."""
-    scaled = value * scale
-    return value.detach() + (scaled - scaled.detach())
+        if ctx.scale != 1:
+            grad = grad * ctx.scale
+        return torch.where(value >= ctx.floor, grad, grad.clamp_max(0)), None, None

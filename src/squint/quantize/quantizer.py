@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from squint._checks import InputError, check_bits, check_choice, check_number
 from squint._random import current_source, random_integers
-from squint.quantize.autograd import LowerBound, Rounding, StochasticRound, noise_values, scale_gradient
+from squint.quantize.autograd import LowerBound, Rounding, StochasticRound, noise_values
 from squint.quantize.functional import GRADIENTS, NOISES, inside
 from squint.quantize.gradient_view import GradientView, current_view
 from squint.quantize.observer import RangeObserver
@@ -235,13 +235,12 @@ class StochasticQuantizer(nn.Module):
         """Return low, step and width as the forward pass uses them: bounded, their gradients scaled."""
         step, width = self.step, self.width
         if isinstance(step, nn.Parameter):
-            step = cast(Tensor, LowerBound.apply(step, _STEP_FLOOR))  # type: ignore[no-untyped-call]
-            if self.lsq_scale or self.gradient == "straight_through":
-                step = scale_gradient(step, self._lsq_gradient_scale(values))
+            scaled = self.lsq_scale or self.gradient == "straight_through"
+            scale = self._lsq_gradient_scale(values) if scaled else 1.0
+            step = cast(Tensor, LowerBound.apply(step, _STEP_FLOOR, scale))  # type: ignore[no-untyped-call]
         if isinstance(width, nn.Parameter):
-            width = cast(Tensor, LowerBound.apply(width, WIDTH_FLOOR))  # type: ignore[no-untyped-call]
-            if self.lsq_scale:
-                width = scale_gradient(width, self._lsq_gradient_scale(values))
+            scale = self._lsq_gradient_scale(values) if self.lsq_scale else 1.0
+            width = cast(Tensor, LowerBound.apply(width, WIDTH_FLOOR, scale))  # type: ignore[no-untyped-call]
         # A grid from zero keeps its zero whatever the step: no gradient passes through `low`.
         low = self.offset if self._number("offset") == 0 else self.offset * step
         return low, step, width
