@@ -18,10 +18,10 @@ here=$(dirname "$0")
 started=$SECONDS
 mkdir -p "$OUT"
 if [ -n "${TRAIN:-}" ] && [ ! -e "$RUN.epochs" ]; then
-  "$python" -m squint train "$recipe" --data-dir "$DATA" --output "$RUN-timed" --overwrite --quiet "$@" \
-    --train.epochs 2
+  timeout --signal INT --kill-after 20 "$limit" "$python" -m squint train "$recipe" --data-dir "$DATA" \
+    --output "$RUN-timed" --overwrite --quiet "$@" --train.epochs 2
   # The first epoch starts the device up; the second is what an epoch takes. A tenth is left for surprises.
-  "$python" - "$RUN-timed/log.jsonl" "$TRAIN" > "$RUN.epochs" <<'PYTHON'
+  "$python" - "$RUN-timed/log.jsonl" "$TRAIN" > "$RUN.epochs.new" <<'PYTHON'
 import json
 import sys
 
@@ -31,6 +31,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
     seconds.setdefault(entry["system"], {})[entry["epoch"]] = entry["seconds"]
 print(max(1, int(0.9 * float(sys.argv[2]) / sum(s[2] - s[1] for s in seconds.values()))))
 PYTHON
+  mv "$RUN.epochs.new" "$RUN.epochs"
   rm -rf "$RUN-timed"
 fi
 if [ -e "$RUN.epochs" ]; then
@@ -51,7 +52,7 @@ for kept in config.yaml results.json log.jsonl; do
   fi
 done
 if [ -e "$RUN/config.yaml" ]; then
-  "$python" "$here/pack_weights.py" "$RUN" "$OUT"
+  "$python" "$here/pack_weights.py" "$RUN" "$OUT" || echo "the weights could not be packed"
 fi
 case $status in
   0) "$python" -m squint publish "$RUN" --output "$OUT/published" && echo complete ;;

@@ -103,6 +103,30 @@ def test_runs_on_other_images_are_refused(
     about["data"]["test"] = "0" * 64
     (other / "run.json").write_text(json.dumps(about))
     assert "different images" in refused(capsys, "compare", run, other)
+    # A record that does not know its images' digest still knows its data set.
+    (other / "run.json").write_text(json.dumps({**about, "data": {}}))
+    assert done(capsys, "compare", run, other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("dataset: digits", "dataset: fashion-mnist"))
+    assert "different images" in refused(capsys, "compare", run, other)
     for part in ("examples", "evidence"):
         shutil.rmtree(other / part)
     assert "has no outcomes of noisy yet" in refused(capsys, "compare", run, other)
+
+
+def test_ladders_of_two_budgets_are_two_attacks(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, preset in (("quick", "quick"), ("again", "quick"), ("standard", "standard")):
+        folder = tmp_path / place
+        shutil.copytree(run, folder)
+        kept = dict(np.load(folder / "examples" / "noisy.npz"))
+        kept |= {"ladder_settings": np.array(["ladder 24/255"]), "ladder_correct": np.full((1, N), 0.25)}
+        np.savez(folder / "examples" / "noisy.npz", **kept)
+        results = json.loads((folder / "results.json").read_text())
+        record = next(row for row in results["records"] if row["system"] == "noisy")
+        results["records"].append(record | {"attack": "ladder", "eps": "24/255", "preset": preset})
+        (folder / "results.json").write_text(json.dumps(results))
+    out = done(capsys, "compare", tmp_path / "quick", tmp_path / "again")
+    assert "ladder 24/255, quick: 25.0% against 25.0%" in out
+    assert "ladder" not in done(capsys, "compare", tmp_path / "quick", tmp_path / "standard")

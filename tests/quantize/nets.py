@@ -1,9 +1,12 @@
-"""Small networks that conversion is tried on."""
+"""Small networks that conversion is tried on, and one way through a quantizer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from squint import noise
+from squint.quantize import StochasticQuantizer
 
 
 def distinct(values: Tensor) -> int:
@@ -72,3 +75,12 @@ class VisionTransformer(nn.Module):
         tokens = self.encoder(tokens)
         logits: Tensor = self.head(tokens.mean(1 if self.batch_first else 0))
         return logits
+
+
+def through(quantizer: StochasticQuantizer, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return a quantizer's values under fixed noise, the input's gradient, and its parameters' gradients."""
+    leaf = x.clone().requires_grad_()
+    with noise(torch.Generator().manual_seed(3)):
+        y = quantizer(leaf)
+    gradients = torch.autograd.grad(y, [leaf, *quantizer.parameters()], grad)
+    return y.detach(), gradients[0], list(gradients[1:])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from squint._random import noise
 from squint.quantize import StochasticQuantizer, blocked, fused
+from tests.quantize.nets import through
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -23,19 +24,6 @@ pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs"
 def _on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "on_device", lambda _: True)
     monkeypatch.setattr(blocked, "applies", lambda *_: False)
-
-
-def _through(
-    quantizer: StochasticQuantizer, x: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    leaf = x.clone().requires_grad_()
-    with noise(torch.Generator().manual_seed(3)):
-        y = quantizer(leaf)
-    y.backward(grad)
-    assert leaf.grad is not None
-    learned = [p.grad if p.grad is None else p.grad.clone() for p in quantizer.parameters()]
-    quantizer.zero_grad()
-    return y.detach(), leaf.grad, learned
 
 
 def _agree(monkeypatch: pytest.MonkeyPatch, quantizer: StochasticQuantizer, x: Tensor, grad: Tensor) -> None:
@@ -52,18 +40,16 @@ def _agree(monkeypatch: pytest.MonkeyPatch, quantizer: StochasticQuantizer, x: T
 
     noted("round_to_grid")
     noted("gradient")
-    found = _through(quantizer, x, grad)
+    found = through(quantizer, x, grad)
     assert used == {"round_to_grid", "gradient"}
     monkeypatch.setattr(fused, "applies", lambda *_: False)
-    plain = _through(quantizer, x, grad)
+    plain = through(quantizer, x, grad)
     # Triton's interpreter cuts the digits that bfloat16 does not have off, where a GPU rounds.
     cut = 2**-7 if x.dtype == torch.bfloat16 and DEVICE == "cpu" else 0.0
     torch.testing.assert_close(found[0], plain[0], rtol=cut, atol=0)
     assert found[0].stride() == plain[0].stride()
     assert torch.equal(found[1], plain[1])
     for ours, theirs in zip(found[2], plain[2], strict=True):
-        assert ours is not None
-        assert theirs is not None
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-3)
 
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
 
-from squint._checks import InputError, check_choice, check_number, describe, format_fraction
+from squint._checks import InputError, check_choice, check_number, format_fraction
 from squint._files import read_json
-from squint.evaluation.arrays import read_npz
 from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
 from squint.evaluation.evidence_files import load_evidence
-from squint.study.folder import read_config
+from squint.evaluation.ladder_report import ATTACK as LADDER
+from squint.study.folder import read_config, read_results
+from squint.study.pairs import settings_of
 from squint.zoo import resolved
 
 
@@ -27,7 +27,7 @@ class CompareOptions:
 
     Settings that both know are compared: the clean images, every attack of a run, and its evidence. The
     intervals of two accuracies may overlap where that of their difference on the same images does not hold
-    zero: this is what says which system is better.
+    zero: this is what says which system is better. Evidence does not say what was spent on finding it.
 
     Examples:
       squint compare runs/digits:stochastic runs/digits:deterministic
@@ -79,12 +79,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """What one operand knows: shares of correct deployments by setting, and the images' digest if known."""
+    """What one operand knows: shares of correct deployments by setting, and of its images what is known."""
 
     name: str
     shares: Mapping[str, Tensor]
-    images: str | None
-    labels: Tensor | None
+    data: str | None = None
+    images: str | None = None
+    labels: Tensor | None = None
 
 
 def compare(options: CompareOptions) -> list[Compared]:
@@ -96,8 +97,9 @@ def compare(options: CompareOptions) -> list[Compared]:
     """
     check_number("margin", options.margin, 0, 1, open_low=True)
     first, second = (_outcomes_of(word) for word in (options.first, options.second))
-    if first.images and second.images and first.images != second.images:
-        raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
+    for known, other in ((first.data, second.data), (first.images, second.images)):
+        if known and other and known != other:
+            raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
     if first.labels is not None and second.labels is not None:
         both = min(len(first.labels), len(second.labels))
         if not torch.equal(first.labels[:both], second.labels[:both]):
@@ -121,16 +123,17 @@ def compare(options: CompareOptions) -> list[Compared]:
 def _outcomes_of(word: str) -> _Outcomes:
     if word.endswith(".npz"):
         return _evidence(Path(word), word)
-    place, _, system = word.partition(":")
+    # A folder may have a colon in its name.
+    place, system = word, ""
+    if ":" in word and not Path(word).is_dir():
+        place, _, system = word.rpartition(":")
     run = resolved(Path(place))
     recipe = read_config(run)
     name = system or recipe.headline_system
     check_choice("system", name, recipe.systems)
-    shares: dict[str, Tensor] = {}
-    labels = None
-    examples, evidence = (run / part / f"{name}.npz" for part in ("examples", "evidence"))
-    if examples.is_file():
-        shares |= _settings(examples)
+    spent = _presets(run, name)
+    shares = {spent.get(setting, setting): row for setting, row in settings_of(run, name).items()}
+    labels, evidence = None, run / "evidence" / f"{name}.npz"
     if evidence.is_file():
         found = _evidence(evidence, word)
         shares.update(found.shares)
@@ -138,22 +141,16 @@ def _outcomes_of(word: str) -> _Outcomes:
     if not shares:
         raise InputError(f"{run} has no outcomes of {name} yet: squint run --resume makes them")
     about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
-    split = recipe.attack.split
-    images = about.get("data", {}).get(split) if isinstance(about, dict) else None
-    return _Outcomes(f"{place}:{name}", shares, images, labels)
+    images = about.get("data", {}).get(recipe.attack.split) if isinstance(about, dict) else None
+    data = f"{recipe.dataset}, {recipe.attack.split}"
+    return _Outcomes(f"{place}:{name}", shares, data, images, labels)
 
 
-def _settings(path: Path) -> dict[str, Tensor]:
-    """Return the outcomes of a run's file of examples by setting."""
-    file: dict[str, Any] = dict(read_npz(path))
-    try:
-        found = {"clean": file["clean_correct"]}
-        for prefix in ("", "ladder_"):
-            if f"{prefix}settings" in file:
-                found |= dict(zip(file[f"{prefix}settings"].tolist(), file[f"{prefix}correct"], strict=True))
-        return {name: torch.from_numpy(np.asarray(row, dtype=np.float64)) for name, row in found.items()}
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{path} is damaged: {describe(error)}") from None
+def _presets(run: Path, system: str) -> dict[str, str]:
+    """Return the ladder's settings with what was spent on them: ladders of two budgets are two attacks."""
+    records = read_results(run)["records"] if (run / "results.json").is_file() else []
+    own = [record for record in records if record["system"] == system and record["attack"] == LADDER]
+    return {f"{LADDER} {record['eps']}": f"{LADDER} {record['eps']}, {record['preset']}" for record in own}
 
 
 def _evidence(path: Path, name: str) -> _Outcomes:
@@ -161,4 +158,4 @@ def _evidence(path: Path, name: str) -> _Outcomes:
     if not torch.equal(evidence.index, torch.arange(len(evidence.index))):
         raise InputError(f"{path} is not of the first images of its data; allowed: evidence of a ladder")
     setting = f"evidence {format_fraction(evidence.eps)}"
-    return _Outcomes(name, {setting: evidence.correct.double()}, None, evidence.labels)
+    return _Outcomes(name, {setting: evidence.correct.double()}, labels=evidence.labels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.integer_layers import IntegerConv2d, integer_layer
+from squint.evaluation.machine import device_of
 from squint.evaluation.quick_networks import quicken
 from squint.quantize import QuantizedNetwork, quantizers
 from squint.quantize.layers import QUANTIZED, QuantizedConv2d
@@ -58,7 +59,7 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
             quicken(part)
             if isinstance(part, IntegerConv2d):
                 part.set_precise(precise)
-    if any(buffer.is_cuda for buffer in copied.buffers()):
+    if device_of(copied).type == "cuda":
         # The layout that tensor cores read; convolutions hand it on to all that follows them.
         copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return copied.eval()

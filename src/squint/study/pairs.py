@@ -71,25 +71,32 @@ def verdict_of(
 def outcomes_of(run: Path, system: str, attack: str, eps: str) -> Tensor | None:
     """Return each image's share of correct deployments (n,), or None where the run did not keep them.
 
+    Raises:
+        squint.InputError: the file cannot be read.
+    """
+    return settings_of(run, system).get(CLEAN if attack == CLEAN else f"{attack} {eps}")
+
+
+def settings_of(run: Path, system: str) -> dict[str, Tensor]:
+    """Return each image's share of correct deployments (n,) by setting, such as `CLEAN` and "pgd 5/255".
+
     They lie in `examples/SYSTEM.npz`: `clean_correct` (n,), and `correct` (settings, n) in the order of
-    `settings`, whose entries are written "pgd 5/255"; those of the ladder in `ladder_correct` and
-    `ladder_settings`.
+    `settings`; those of the ladder in `ladder_correct` and `ladder_settings`. Without the file there are
+    none.
 
     Raises:
         squint.InputError: the file cannot be read.
     """
     path = run / "examples" / f"{system}.npz"
     if not path.is_file():
-        return None
-    kept = None
+        return {}
     file: dict[str, Any] = dict(read_npz(path))
     try:
-        if attack == CLEAN:
-            kept = file.get("clean_correct")
+        found = {CLEAN: file["clean_correct"]} if "clean_correct" in file else {}
         for prefix in ("", "ladder_"):
             names = file[f"{prefix}settings"].tolist() if f"{prefix}settings" in file else []
-            if f"{attack} {eps}" in (names if isinstance(names, list) else []):
-                kept = file[f"{prefix}correct"][names.index(f"{attack} {eps}")]
-        return None if kept is None else torch.from_numpy(np.asarray(kept, dtype=np.float64))
+            if isinstance(names, list) and names:
+                found |= dict(zip(names, file[f"{prefix}correct"], strict=True))
+        return {name: torch.from_numpy(np.asarray(row, dtype=np.float64)) for name, row in found.items()}
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path} is damaged: {describe(error)}") from None
