@@ -8,7 +8,8 @@
 # part. OUT: where the records go, and the packed weights of every system, of unfinished ones too: a leased machine
 # may not come back. LIMIT: seconds of one part (540). TRAIN: seconds that the training may take; two epochs are
 # timed first, and the epochs are as many as fit. Without it they are the recipe's. RECIPE: cifar10, or a file.
-# PYTHON: the interpreter, squint being importable. Further arguments are fields of the recipe.
+# PYTHON: the interpreter, squint being importable. Further arguments are fields of the recipe, or
+# --only stochastic-information where the time is for one system (and for the network that attacks come from).
 set -euo pipefail
 : "${DATA:?folder of the CIFAR-10 files}" "${RUN:?the run folder}" "${OUT:?folder for the records}"
 limit=${LIMIT:-540}

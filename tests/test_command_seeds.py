@@ -21,6 +21,10 @@ def test_seeds_that_are_chosen() -> None:
     assert chosen_seeds("run", "ablation-digits", ["--seeds", "1"], (1,)) == (1,)
     assert chosen_seeds("run", "ablation-digits", ["--seed=4"], ()) == ()
     assert chosen_seeds("train", "ablation-digits", [], ()) == ()
+    assert chosen_seeds("run", "digits", ["--only", "noisy"], (), only=["noisy"]) == ()
+    for recipe, seeds in (("ablation-digits", ()), ("digits", (1, 2))):
+        with pytest.raises(InputError, match="--only belongs to one seed"):
+            chosen_seeds("run", recipe, ["--only", "noisy"], seeds, only=["noisy"])
     with pytest.raises(InputError, match="exclude each other"):
         chosen_seeds("run", "digits", ["--seed", "4", "--seeds", "1"], (1,))
     with pytest.raises(InputError, match="belongs to squint run"):

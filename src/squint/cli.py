@@ -155,21 +155,18 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
     words = [_DEVICES.sub("--train.devices", word) for word in words]
     options, recipe = overridden(recipe, words[1:], f"squint {command} {words[0]}")
     output = Path(options.output or f"runs/{recipe.name}")
+    how: dict[str, Any] = {"resume": options.resume, "overwrite": options.overwrite}
     attack = command == "run"
-    seeds = chosen_seeds(command, recipe.name, words[1:], options.seeds)
+    seeds = chosen_seeds(command, recipe.name, words[1:], options.seeds, only=options.only)
     if seeds:
         with bars(screen.console, screen.quiet) as bar:
-            verdicts = run_seeds(
-                recipe, seeds, output, resume=options.resume, overwrite=options.overwrite, bar=bar
-            )
+            verdicts = run_seeds(recipe, seeds, output, **how, bar=bar)
         print_verdicts(verdicts, screen.console)
         print_judgement(verdicts.get("hypothesis"), screen.console)
         screen.say(f"verdicts: {output / 'verdicts.json'}")
         return 0
     with bars(screen.console, screen.quiet) as bar:
-        results = run_study(
-            recipe, output, resume=options.resume, overwrite=options.overwrite, bar=bar, attack=attack
-        )
+        results = run_study(recipe, output, **how, bar=bar, attack=attack, only=options.only)
     if attack:
         _show(results, output, screen)
     else:

@@ -142,6 +142,12 @@ def test_collections_that_cannot_be_compared_write_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_part_of_a_hypothesis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only is for comparisons; a hypothesis needs all of its systems"):
+        run_study(hypothesis(), tmp_path / "run", only=["member-1"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_draws_that_cannot_be_shared_are_refused() -> None:
     parts = {name: {**system, "draws": 1} for name, system in THREE.items()}
     with pytest.raises(InputError, match=r"3 draws over its 3 members; .* a multiple of 6"):

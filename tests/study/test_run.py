@@ -160,6 +160,27 @@ def test_a_study_that_is_stopped_and_resumed_says_the_same(
         assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_one_system_after_the_other_gives_the_run_of_both(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = run_study(tiny(), run, only=["noisy"])
+    assert [system["name"] for system in first["systems"]] == ["noisy"]
+    assert {record["system"] for record in first["records"]} == {"noisy"}
+    assert first["left"] == ["plain"]
+    assert [file.stem for file in (run / "weights").iterdir()] == ["noisy"]
+    page = (run / "report.html").read_text()
+    assert "Not in this table yet:</strong> plain." in page
+    again = run_study(tiny(), run, only=["plain"], resume=True)
+    assert again["left"] == []
+    assert without_times(again) == without_times(results_of(finished))
+    assert "Not in this table yet" not in (run / "report.html").read_text()
+
+
+def test_systems_that_the_recipe_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only is 'loud'; allowed: plain, noisy"):
+        run_study(tiny(), tmp_path / "run", only=["noisy", "loud"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_training_alone_writes_weights_and_no_records(tmp_path: Path) -> None:
     recipe = tiny(train={"epochs": 0})
     assert run_study(recipe, tmp_path / "run", attack=False) == {}

@@ -11,7 +11,9 @@ ABLATION_SEEDS = (0, 1, 2)
 """An ablation's answer is a verdict, and one seed gives none."""
 
 
-def chosen_seeds(command: str, recipe: str, words: Sequence[str], seeds: tuple[int, ...]) -> tuple[int, ...]:
+def chosen_seeds(
+    command: str, recipe: str, words: Sequence[str], seeds: tuple[int, ...], *, only: Sequence[str] = ()
+) -> tuple[int, ...]:
     """Return the seeds that a study is run over; none: once, with the recipe's own seed.
 
     Args:
@@ -19,9 +21,11 @@ def chosen_seeds(command: str, recipe: str, words: Sequence[str], seeds: tuple[i
         recipe: name of the recipe.
         words: what was written on the command line.
         seeds: of the option `--seeds`.
+        only: of the option `--only`.
 
     Raises:
-        squint.InputError: `--seeds` beside `--seed`, or for training alone.
+        squint.InputError: `--seeds` beside `--seed`, or for training alone; or several seeds of a study that
+            is done in parts.
     """
     single = any(word == "--seed" or word.startswith("--seed=") for word in words)
     if seeds and single:
@@ -31,5 +35,7 @@ def chosen_seeds(command: str, recipe: str, words: Sequence[str], seeds: tuple[i
             raise InputError(f"--seeds belongs to squint run; squint {command} takes one --seed")
         return ()
     if not seeds and not single and recipe.startswith(ABLATION):
-        return ABLATION_SEEDS
+        seeds = ABLATION_SEEDS
+    if seeds and only:
+        raise InputError("--only belongs to one seed, and several are to be run: name one with --seed")
     return seeds

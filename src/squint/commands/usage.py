@@ -49,7 +49,8 @@ recipes: {recipes}, or the path of a .yaml file
   squint {command} digits                                   into the folder runs/digits
   squint {command} digits --output runs/a --train.epochs 5  another folder, another training
   squint {command} digits --output runs/a --train.epochs 5 --resume    go on where it was stopped
-{seeds}  squint {command} study --dataset cifar10                  every rival and the system
+{seeds}  squint {command} digits --only full-precision              one system now, the others with --resume
+  squint {command} study --dataset cifar10                  every rival and the system
   squint {command} hypothesis --dataset digits              collections, their members and subsets
   squint {command} cifar10 --data-dir DIR                   read the official files in DIR
   squint {command} cifar10 --devices 2                      two processes share it; more: docs/scaling.md

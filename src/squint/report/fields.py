@@ -74,3 +74,10 @@ class Fields:
     def mapping(self, key: str) -> dict[str, Any]:
         """Return an object's items; none where the file has null or nothing."""
         return Fields(self.data.get(key) or {}, f"{self.where}: {key}").data
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of names as one may print them; none where the file has null or nothing."""
+        value = self.data.get(key) or []
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: {key} is {type(value).__name__}; allowed: a list of names")
+        return tuple(printable(str(item)) for item in value)

@@ -159,6 +159,8 @@ class Results:
     records: tuple[Record, ...]
     plane: tuple[PlanePoint, ...]
     judgement: Judgement | None = None
+    left: tuple[str, ...] = ()
+    """Titles of the systems that the run has not done yet."""
 
     def title(self, system: str) -> str:
         """Return the title of a system, or its name where no title is given."""
@@ -183,9 +185,6 @@ def parse_results(data: Any, where: str = "results.json") -> Results:
     version = top.whole("format_version")
     if version != FORMAT_VERSION:
         raise InputError(f"{where}: format_version is {version}; allowed: {FORMAT_VERSION}")
-    names = top.data.get("class_names") or []
-    if not isinstance(names, list):
-        raise InputError(f"{where}: class_names is {type(names).__name__}; allowed: a list of names")
     return Results(
         recipe=top.text("recipe", ""),
         dataset=top.text("dataset", ""),
@@ -194,13 +193,14 @@ def parse_results(data: Any, where: str = "results.json") -> Results:
         headline_radius=parse_fraction(f"{where}: headline_eps", top.text("headline_eps"), high=math.inf),
         headline_attack=top.text("headline_attack"),
         headline_system=top.text("headline_system") if top.data.get("headline_system") else None,
-        class_names=tuple(str(name) for name in names),
+        class_names=top.texts("class_names"),
         versions={k: str(v) for k, v in top.mapping("versions").items()},
         hardware={k: str(v) for k, v in top.mapping("hardware").items()},
         systems=tuple(_system(f) for f in top.objects("systems")),
         records=tuple(_record(f) for f in top.objects("records")),
         plane=tuple(_point(f) for f in top.objects("plane")),
         judgement=parse_judgement(top),
+        left=top.texts("left"),
     )
 
 

@@ -50,6 +50,8 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     if costs:
         console.print(Text("What it costs, in the same order"))
         console.print(cost_table(costs))
+    if parsed.left:
+        console.print(Text(f"Left for later (--resume): {'; '.join(parsed.left)}"))
     headline = headline_of(parsed, rows)
     console.print(Text(f"{headline.sentence} {headline.verdict.upper()}."))
     for systems, flag in flag_groups(rows):

@@ -1,7 +1,8 @@
-"""What an attack on a system leaves beside its records: examples with votes, and points of the plane."""
+"""What attacks leave: examples with votes and points of the plane, and the results of all systems."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from squint._random import derive_generator
 from squint.attacks.gradients import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport
+from squint.evaluation.ladder_report import ATTACK as LADDER
 from squint.evaluation.machine import device_of
 from squint.evaluation.plane_points import plane_rows
+from squint.evaluation.settings import named_settings
 from squint.evaluation.threats import Setting
-from squint.study.config import RecipeConfig
+from squint.study.config import RecipeConfig, radius_text
+from squint.study.systems import environment
 
+FORMAT_VERSION = 1
 _SHOWN = 64
 
 
@@ -101,3 +106,46 @@ def _votes(recipe: RecipeConfig, name: str, ens: Ensemble, x: Tensor) -> NDArray
         logits = ens.member_logits(x.to(device), ens.draws, generator=generator)
     votes: NDArray[Any] = logits.softmax(-1).mean(0).argmax(-1).T.cpu().numpy()
     return votes
+
+
+def results_of(
+    recipe: RecipeConfig,
+    config_hash: str,
+    environments: Sequence[Mapping[str, Any]],
+    test: D.ImageData,
+    outcomes: Mapping[str, Mapping[str, Any] | None],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return what `results.json` holds.
+
+    Args:
+        recipe: the study.
+        config_hash: of the recipe as it was written.
+        environments: the versions and machines that the run has seen.
+        test: the test images.
+        outcomes: every system's facts, records and points of the plane; None: it is left for later.
+        seconds: how long the command took.
+    """
+    versions, hardware = environment()
+    done = [outcome for outcome in outcomes.values() if outcome is not None]
+    return {
+        "format_version": FORMAT_VERSION,
+        "versions": versions,
+        "hardware": hardware,
+        "environments": environments,
+        "config_hash": config_hash,
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "dataset": recipe.dataset,
+        "split": recipe.attack.split,
+        "class_names": list(test.class_names),
+        "headline_system": recipe.headline_system,
+        "headline_eps": radius_text(recipe.eps),
+        "headline_attack": LADDER if recipe.attack.ladder else named_settings(recipe.attack.attacks)[0].name,
+        "seed": recipe.seed,
+        "seconds": seconds,
+        "systems": [outcome["system"] for outcome in done],
+        "left": [recipe.systems[name].title or name for name, each in outcomes.items() if each is None],
+        "records": [record for outcome in done for record in outcome["records"]],
+        "plane": [row for outcome in done for row in outcome["plane"]],
+    }

@@ -33,6 +33,8 @@ class RunOptions:
     """Replace the run in this folder."""
     seeds: tuple[int, ...] = ()
     """Run the study once per seed and compare its systems; default for ablations: 0 1 2."""
+    only: tuple[str, ...] = ()
+    """Do only these systems of the recipe; --resume without it goes on with the others."""
 
 
 _FLAT = tyro.conf.arg(name="")

@@ -12,31 +12,29 @@ import torch
 
 from squint import _ranks
 from squint import data as D
-from squint._checks import parse_fraction
+from squint._checks import InputError, check_choice, parse_fraction
 from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport, evaluate
 from squint.evaluation.budgets import Budget, named_budget
-from squint.evaluation.ladder_report import ATTACK as LADDER
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.preflight import ceilings_of
 from squint.evaluation.settings import AttackSetting, named_settings, radii_of
 from squint.export import load, save
 from squint.report import write_report
-from squint.study.config import RecipeConfig, config_hash, radius_text
+from squint.study.config import RecipeConfig, config_hash
 from squint.study.costs import costs_of, epochs_of
 from squint.study.folder import RunFolder, check_folder, read_results
-from squint.study.hypothesis import Plan, plan_of
+from squint.study.hypothesis import HYPOTHESIS, Plan, plan_of
 from squint.study.hypothesis_verdict import judge
 from squint.study.images import images_of
 from squint.study.job import bring_together, opened, with_devices
 from squint.study.keeping import digests_of
-from squint.study.outcomes import examples_of, plane_of
+from squint.study.outcomes import examples_of, plane_of, results_of
 from squint.study.progress import Bar, Silence
-from squint.study.systems import build_system, describe_system, environment
+from squint.study.systems import build_system, describe_system
 from squint.training import Watcher, fit
 
-FORMAT_VERSION = 1
 _SOURCES = ("full-precision", "adversarial-training")
 
 
@@ -216,6 +214,7 @@ def run_study(
     overwrite: bool = False,
     bar: Bar | None = None,
     attack: bool = True,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train every system of a recipe, attack all of them, and write results and report.
 
@@ -232,31 +231,37 @@ def run_study(
         overwrite: replace the run in this folder.
         bar: where progress goes.
         attack: False stops after training.
+        only: the systems that are trained and attacked, and after them the networks that attacks are
+            transferred from; the others are left for a later call. None named: all.
 
     Returns:
-        The results, as `results.json` holds them; nothing without `attack`.
+        The results, as `results.json` holds them, of all systems that are done; nothing without `attack`.
 
     Raises:
-        squint.InputError: the folder, the data or the device do not fit.
+        squint.InputError: the folder, the data or the device do not fit, or `only` names no system.
     """
     started = time.perf_counter()
     recipe = with_devices(recipe)
     if _ranks.rank() == 0:
         check_folder(output, recipe, resume=resume, overwrite=overwrite)
     plan = plan_of(recipe)
+    chosen = _chosen(plan.recipe if plan else recipe, only)
     data = images_of(recipe)
     bring_together(recipe)
     with opened(output, recipe, resume=resume, overwrite=overwrite, data=digests_of(data)) as folder:
         study = Study(plan.recipe if plan else recipe, data, folder, bar or Silence(), plan)
-        systems = study.recipe.systems
-        for name in systems:
+        for name in chosen:
             study.train(name)
         if not attack:
             return {}
-        outcomes = [study.attack(name) for name in systems]
+        outcomes = {
+            name: study.attack(name) if name in chosen else folder.finished_attack(name)
+            for name in study.recipe.systems
+        }
 
         def conclude() -> dict[str, Any]:
-            results = _results(study, outcomes, time.perf_counter() - started)
+            seconds, seen = time.perf_counter() - started, folder.environments
+            results = results_of(study.recipe, config_hash(recipe), seen, data.test, outcomes, seconds)
             if plan is not None:
                 attack_name, eps = results["headline_attack"], results["headline_eps"]
                 results["hypothesis"] = judge(plan, [(folder.path, results)], attack_name, eps)
@@ -267,26 +272,10 @@ def run_study(
         return _ranks.first(conclude)
 
 
-def _results(study: Study, outcomes: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    recipe = study.recipe
-    versions, hardware = environment()
-    return {
-        "format_version": FORMAT_VERSION,
-        "versions": versions,
-        "hardware": hardware,
-        "environments": study.folder.environments,
-        "config_hash": config_hash(study.plan.source if study.plan else recipe),
-        "recipe": recipe.name,
-        "description": recipe.description,
-        "dataset": recipe.dataset,
-        "split": recipe.attack.split,
-        "class_names": list(study.data.test.class_names),
-        "headline_system": recipe.headline_system,
-        "headline_eps": radius_text(recipe.eps),
-        "headline_attack": LADDER if recipe.attack.ladder else named_settings(recipe.attack.attacks)[0].name,
-        "seed": recipe.seed,
-        "seconds": seconds,
-        "systems": [outcome["system"] for outcome in outcomes],
-        "records": [record for outcome in outcomes for record in outcome["records"]],
-        "plane": [row for outcome in outcomes for row in outcome["plane"]],
-    }
+def _chosen(recipe: RecipeConfig, only: Sequence[str]) -> list[str]:
+    """Return the names of the systems to be done, in the recipe's order."""
+    for name in only:
+        check_choice("only", name, recipe.systems)
+    if only and recipe.kind == HYPOTHESIS:
+        raise InputError("only is for comparisons; a hypothesis needs all of its systems")
+    return [name for name in recipe.systems if not only or name in only]
