@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,14 @@ def test_the_card_names_digest_and_every_record(shelf: Path) -> None:
     assert "| pgd | 8/255 |" in text
     assert "Red flags:" in text
     assert "| no |" in text
+
+
+def test_what_a_run_has_left_for_later_is_not_published(run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((part / "results.json").read_text())
+    (part / "results.json").write_text(json.dumps({**results, "left": ["plain"]}))
+    publish(part, "noisy", tmp_path / "tiny")
+    assert json.loads((tmp_path / "tiny" / "results.json").read_text())["left"] == []
 
 
 def test_the_kept_images_are_the_first_of_the_test_set(shelf: Path) -> None:

@@ -102,7 +102,7 @@ def _whole_or_absent(output: Path) -> Iterator[Path]:
 
 
 def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
-    kept = {**results, "headline_system": name}
+    kept = {**results, "headline_system": name, "left": []}
     kept["systems"] = [system for system in results["systems"] if system["name"] == name]
     for rows in ("records", "plane"):
         kept[rows] = [row for row in results.get(rows, []) if row["system"] == name]

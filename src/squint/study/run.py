@@ -274,8 +274,8 @@ def run_study(
 
 def _chosen(recipe: RecipeConfig, only: Sequence[str]) -> list[str]:
     """Return the names of the systems to be done, in the recipe's order."""
-    for name in only:
-        check_choice("only", name, recipe.systems)
     if only and recipe.kind == HYPOTHESIS:
         raise InputError("only is for comparisons; a hypothesis needs all of its systems")
+    for name in only:
+        check_choice("only", name, recipe.systems)
     return [name for name in recipe.systems if not only or name in only]
