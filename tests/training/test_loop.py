@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import squint
 from squint.ensemble import Ensemble
+from squint.quantize import compiled
 from squint.training import ObjectiveConfig, TrainConfig, fit
 from squint.training.preparation import make_optimizer, update_average
 
@@ -155,7 +157,7 @@ def test_a_custom_objective_is_summed_and_logged() -> None:
 
 def test_weights_decay_and_nothing_else() -> None:
     ens = ensemble()
-    decays, rest = make_optimizer(ens, config(weight_decay=0.01)).param_groups
+    decays, rest = make_optimizer(ens, config(weight_decay=0.01), torch.device("cpu")).param_groups
     assert (decays["weight_decay"], rest["weight_decay"]) == (0.01, 0.0)
     names = {id(parameter): name for name, parameter in ens.named_parameters()}
     ending = {names[id(p)].rsplit(".", 1)[-1] for p in decays["params"]}
@@ -165,8 +167,34 @@ def test_weights_decay_and_nothing_else() -> None:
     assert others == {"weight", "bias", "step"}
     assert len(decays["params"]) + len(rest["params"]) == len(list(ens.parameters()))
     ens.members[0].requires_grad_(False)
-    kept = {id(p) for group in make_optimizer(ens, config()).param_groups for p in group["params"]}
+    groups = make_optimizer(ens, config(), torch.device("cpu")).param_groups
+    kept = {id(p) for group in groups for p in group["params"]}
     assert kept == {id(p) for p in ens.members[1].parameters()}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_passes_train_alike_and_are_off_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+    applies = compiled.applies
+
+    def noted(*given: Any) -> bool:
+        used.append(applies(*given))
+        return used[-1]
+
+    monkeypatch.setattr(compiled, "applies", noted)
+    trained = []
+    for compile_passes in (False, True):
+        ens = ensemble()
+        entries = fit(ens, toy_data(), config(epochs=1, compile=compile_passes))
+        trained.append((entries[0]["terms"]["total"], torch.cat([p.flatten() for p in ens.parameters()])))
+        assert any(used) == compile_passes
+    used.clear()
+    ens(X)
+    assert used
+    assert not any(used)
+    # Sums in another order, for two steps.
+    assert trained[1][0] == pytest.approx(trained[0][0], rel=1e-4)
+    torch.testing.assert_close(trained[1][1], trained[0][1], rtol=1e-3, atol=1e-4)
 
 
 def test_the_average_follows_its_recursion() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from squint.quantize import blocked, fused
+from squint.quantize import blocked, compiled, fused
 from squint.quantize import functional as Q
 
 
@@ -73,6 +73,10 @@ class StochasticRound(torch.autograd.Function):
         """Return y, of x's shape and dtype; k is integer noise that broadcasts against x, None for n = 0."""
         ctx.rounding = rounding
         learns = any(ctx.needs_input_grad[1:4])
+        ctx.compiled = rounding.width is not None and compiled.applies(x, step, k)
+        if ctx.compiled:
+            ctx.save_for_backward(x, low, step, width, None, None)
+            return compiled.round_to_grid(x, low, step, rounding.levels)
         if rounding.width is not None and blocked.applies(x, step, k):
             ctx.save_for_backward(x, low, step, width, None, k if learns else None)
             return blocked.round_to_grid(x, *_plain(low, step, k, rounding))
@@ -113,6 +117,9 @@ class StochasticRound(torch.autograd.Function):
         held = _pass(low, step, k, rounding)
         on_gpu = whole and fused.applies(x, held, noise)
         masks = not torch.is_grad_enabled() and not identity and (exact or not dense)
+        if masks and ctx.compiled:
+            by_x, found = compiled.gradient(grad, x, low, step, levels)
+            return (by_x, *_from_sums(found, step, dense, needs_low, needs_step), None, None, None)
         if masks and (on_gpu or (whole and blocked.applies(x, step, k))):
             if on_gpu:
                 by_x, sums = fused.gradient(grad, x, held, sums=learns)
@@ -123,6 +130,8 @@ class StochasticRound(torch.autograd.Function):
             with torch.no_grad():
                 if on_gpu:
                     y = fused.round_to_grid(_wide(x), held)
+                elif ctx.compiled:
+                    y = compiled.round_to_grid(_wide(x), low, step, levels)
                 else:
                     y = blocked.round_to_grid(_wide(x), *_plain(low, step, k, rounding))
         given, x, grad = grad, _wide(x), _wide(grad)

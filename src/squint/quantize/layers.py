@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squint._random import current_source
+from squint.quantize import small_maps
 from squint.quantize.observer import best_step
 from squint.quantize.quantizer import StochasticQuantizer
 from squint.quantize.settings import LayerSettings
@@ -62,7 +63,13 @@ class QuantizedConv2d(_Quantized, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output for (batch, channels, height, width)."""
-        return self._apply_layer(input, lambda x, weight: self._conv_forward(x, weight, self.bias))
+        return self._apply_layer(input, self._convolve)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        if small_maps.applies(self, x, weight):
+            return small_maps.convolve(x, weight, self.stride[0], cast(int, self.padding[0]))
+        y: Tensor = self._conv_forward(x, weight, self.bias)
+        return y
 
 
 class QuantizedConv3d(_Quantized, nn.Conv3d):

@@ -112,7 +112,7 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Return what a checkpoint must share with a training that goes on from it, as plain data."""
     recipe = asdict(config)
-    for where in ("accelerator", "devices"):
+    for where in ("accelerator", "devices", "compile"):
         recipe.pop(where)
     named: Any = objective if hasattr(objective, "__qualname__") else type(objective)
     return recipe | {

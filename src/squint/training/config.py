@@ -109,6 +109,8 @@ class TrainConfig:
     """Arithmetic of the networks; "16-mixed" is "32-true" on the CPU, which does not have it."""
     channels_last: bool = False
     """Memory layout of images and weights."""
+    compile: bool = False
+    """On the CPU: compiled passes of quantizers and a fused AdamW; needs a C++ compiler."""
     crop: int = Field(default=0, ge=0)
     """Padding of the random crop, in pixels."""
     flip: bool = False

@@ -18,6 +18,7 @@ from squint import data as D
 from squint._checks import InputError, InputTypeError
 from squint._random import derive_generator, derive_seed, noise
 from squint.ensemble import Ensemble
+from squint.quantize.compiled import compiled_passes
 from squint.training.checkpoint import (
     DATA,
     MODEL,
@@ -125,6 +126,7 @@ def fit(
                 stop_requests() as stop,
                 synchronised(ens),
                 enough_memory(config, len(ens.members), checkpoint),
+                compiled_passes(config.compile and run.fabric.device.type == "cpu"),
             ):
                 run.train(stop)
         finally:
@@ -152,7 +154,7 @@ class _Run:
         self.fabric = make_fabric(config)
         if config.channels_last:
             ens.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module, self.optimizer = self.fabric.setup(ens, make_optimizer(ens, config))
+        self.module, self.optimizer = self.fabric.setup(ens, make_optimizer(ens, config, self.fabric.device))
         for method in ("member_logits", "logits_and_features", "features"):
             self.module.mark_forward_method(method)
         self.dtype = next(ens.parameters()).dtype
