@@ -85,7 +85,7 @@ def rows(x: Tensor, step: Tensor) -> Tensor | None:
 def round_to_grid(x: Tensor, low: Tensor, step: Tensor, levels: int) -> Tensor:
     """Return x rounded to the grid, of its dtype and memory layout."""
     given, *grid = _as_rows(x, low, step, levels)
-    return _like(_kernel(_round)(given, *grid), x)
+    return _like(_run(_round, given, *grid), x)
 
 
 def gradient(grad: Tensor, x: Tensor, low: Tensor, step: Tensor, levels: int) -> tuple[Tensor, Sums]:
@@ -96,7 +96,7 @@ def gradient(grad: Tensor, x: Tensor, low: Tensor, step: Tensor, levels: int) ->
         grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
     held = rows(grad, step)
     assert held is not None
-    by_x, *sums = _kernel(_gradient)(held, given, *grid, torch.tensor(tolerance(levels)))
+    by_x, *sums = _run(_gradient, held, given, *grid, torch.tensor(tolerance(levels)))
     total, masked, position, level = (values.view(step.shape) for values in sums)
     return _like(by_x, x), Sums(total, masked, position, level, None)
 
@@ -134,8 +134,13 @@ def _level(u: Tensor, top: Tensor) -> Tensor:
 _compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the compiled form of a function, made at its first use."""
+def _run(function: Callable[..., Any], *given: Tensor) -> Any:
+    """Run the compiled form of a function, made at its first use.
+
+    torch makes another kernel for whatever differs between calls, and gives up after a few. All is alike in
+    every call but dtypes and whether there are many rows: no gradient, no autocast, no flag on a tensor.
+    """
     if function not in _compiled:
         _compiled[function] = torch.compile(function, dynamic=True)
-    return _compiled[function]
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return _compiled[function](*(values.detach() for values in given))

@@ -112,8 +112,9 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Return what a checkpoint must share with a training that goes on from it, as plain data."""
     recipe = asdict(config)
-    for where in ("accelerator", "devices", "compile"):
-        recipe.pop(where)
+    # Where and how fast it runs, and how often it is looked at, do not make another training.
+    for free in ("accelerator", "devices", "compile", "evaluate_every"):
+        recipe.pop(free)
     named: Any = objective if hasattr(objective, "__qualname__") else type(objective)
     return recipe | {
         "images": len(images),
