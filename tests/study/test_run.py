@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,23 @@ def test_attack_on_a_run_and_on_its_files(finished: Path) -> None:
     assert (record.system, record.attack, record.eps, record.n, record.draws, record.seed) == (
         "noisy", "fgsm", "8/255", 5, 3, 4,
     )  # fmt: skip
+
+
+def test_a_stopped_attack_goes_on_in_its_folder(finished: Path, tmp_path: Path) -> None:
+    file = finished / "weights" / "noisy.safetensors"
+    options = AttackOptions(eps=("8/255",), images=101, resubmissions=2, folder=tmp_path)
+    with pytest.raises(KilledError):
+        attack_weights(file, options, StoppingBar("attack noisy", 100))
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("batch-*")}
+    (resumed,) = attack_weights(file, options, Silence())
+    assert first
+    assert all(path.stat().st_mtime_ns == written for path, written in first.items())
+    assert len(list(tmp_path.rglob("batch-*"))) > len(first)
+    (whole,) = attack_weights(file, replace(options, folder=None), Silence())
+    (one,), (other,) = (without_times([r.to_json() for r in each.records]) for each in (resumed, whole))
+    assert one == other
+    with pytest.raises(InputError, match="holds outcomes of another configuration, which differs in"):
+        attack_weights(file, replace(options, seed=5), Silence())
 
 
 def test_attack_refuses_what_does_not_fit(finished: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from squint.export import load
 from squint.models import spec_of
 from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
+from squint.study.job import held_by_first
 from squint.study.keeping import CHANGED, check_data
 from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
@@ -61,7 +63,8 @@ class AttackOptions:
     seed: int | None = None
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None
-    """Where the ladder keeps evidence, and outcomes from which a stopped one goes on; default: the run's."""
+    """Where outcomes are kept, from which a stopped attack goes on, and the ladder's evidence; default: the
+    run's for the ladder, nowhere for other attacks."""
     members: bool = False
     """Attack every member of an ensemble by itself as well, with the ensemble's number of draws."""
     systems: tuple[str, ...] = ()
@@ -131,20 +134,23 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
         if not settings:
             continue
         bar.start(f"attack {name}", min(images, len(test)) * len(radii) * len(settings))
-        report = evaluate(
-            ens,
-            test,
-            radii,
-            settings,
-            system=name,
-            draws=options.draws,
-            resubmissions=resubmissions,
-            seed=_first(options.seed, known.seed),
-            limit=images,
-            batch_size=known.attack.batch_size,
-            tier=tier,
-            progress=lambda done, _: bar.move(done),
-        )
+        kept = options.folder and options.folder / "attacks" / "-".join((name, *others))
+        with nullcontext() if options.folder is None else held_by_first(options.folder, make=True):
+            report = evaluate(
+                ens,
+                test,
+                radii,
+                settings,
+                system=name,
+                draws=options.draws,
+                resubmissions=resubmissions,
+                seed=_first(options.seed, known.seed),
+                limit=images,
+                batch_size=known.attack.batch_size,
+                tier=tier,
+                folder=kept,
+                progress=lambda done, _: bar.move(done),
+            )
         reports.append(report)
     return reports
 
