@@ -1,6 +1,6 @@
 """Rung 1 on the copy with integer codes and bfloat16 gradients, and in floats: what each leaves.
 
-`python -m benchmarks.frozen_rung --output FILE.json` attacks images of the shipped CIFAR-10 ensemble. Both
+`python -m benchmarks.frozen_rung --output FILE.json` attacks images of the model `cifar10-small`. Both
 attacks have the same seed and budget; the network itself scores both sets of points in floats on the same
 draws, so that the difference is paired over images and draws.
 """
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=64)
     arguments = parser.parse_args()
-    model = squint.load("cifar10").eval()
-    data = kept_images(zoo.resolved("cifar10"))
+    model = squint.load("cifar10-small").eval()
+    data = kept_images(zoo.resolved("cifar10-small"))
     assert data is not None, "the shipped folder keeps its images"
     images = slice(arguments.images)
     data = replace(data, images=data.images[images], labels=data.labels[images])
@@ -70,7 +70,7 @@ def main() -> None:
         left[name] = scores.correct.double()
     found = equivalence(left["codes"] - left["floats"])
     record = {
-        "model": "cifar10",
+        "model": "cifar10-small",
         "eps": EPS,
         "n": len(data.labels),
         "seed": 0,

@@ -246,7 +246,7 @@ def _compare(words: list[str], screen: _Screen) -> int:
 
 def _publish(words: list[str], screen: _Screen) -> int:
     options = parsed(PublishOptions, words, "squint publish")
-    screen.say(f"published: {publish(options.run, options.system, options.output)}")
+    screen.say(f"published: {publish(options.run, options.system, options.output, options.records)}")
     return 0
 
 

@@ -16,6 +16,7 @@ from squint import data as D
 from squint import zoo
 from squint._checks import InputError
 from squint.cli import main
+from squint.study.folder import read_results
 from squint.study.published import kept_images, publish
 from tests.study.finished import N, clean_images, finished, with_evidence
 
@@ -66,6 +67,28 @@ def test_the_card_names_digest_and_every_record(shelf: Path) -> None:
     assert "| pgd | 8/255 |" in text
     assert "Red flags:" in text
     assert "| no |" in text
+
+
+def test_further_records_join_the_run_s_own(run: Path, tmp_path: Path) -> None:
+    own = next(r for r in read_results(run)["records"] if r["system"] == "noisy" and r["attack"] == "pgd")
+    more, foreign = own | {"n": 4321}, own | {"system": "plain", "n": 5678}
+    (tmp_path / "more.json").write_text(json.dumps([foreign, more]))
+    folder = publish(run, "noisy", tmp_path / "mine", [tmp_path / "more.json"])
+    records = read_results(folder)["records"]
+    assert records[-1] == more
+    assert records[:-1] == [r for r in read_results(run)["records"] if r["system"] == "noisy"]
+    card = (folder / "card.md").read_text()
+    assert "| 4321 |" in card
+    assert "| 5678 |" not in card
+
+    (tmp_path / "foreign.json").write_text(json.dumps([foreign]))
+    with pytest.raises(InputError, match=r"foreign.json holds records of plain; allowed: records of noisy"):
+        publish(run, "noisy", tmp_path / "new", [tmp_path / "foreign.json"])
+    for text in ("[1]", "{}", '[{"system": "noisy"}]'):
+        (tmp_path / "none.json").write_text(text)
+        with pytest.raises(InputError, match=r"none.json holds no records; allowed: what squint attack"):
+            publish(run, "noisy", tmp_path / "new", [tmp_path / "none.json"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_a_run_has_left_for_later_is_not_published(run: Path, tmp_path: Path) -> None:

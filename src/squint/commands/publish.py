@@ -23,3 +23,5 @@ class PublishOptions:
     """Folder to write; it must be new."""
     system: str | None = None
     """Name of the system; default: the headline's."""
+    records: tuple[Path, ...] = ()
+    """Files of squint attack --output on these weights (more images, other attacks) for card and records."""

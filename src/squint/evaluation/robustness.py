@@ -20,6 +20,7 @@ from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
 from squint.evaluation.batch_outcomes import digest, model_digest
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
+from squint.evaluation.frozen import frozen
 from squint.evaluation.intervals import wilson
 from squint.evaluation.kept_attacks import KeptAttacks, Part
 from squint.evaluation.ladder_report import ladder_report
@@ -58,12 +59,14 @@ def evaluate(
     """Return how accurate the model is under attack, scored on draws that the attacker never saw.
 
     The model is attacked and scored in evaluation mode and left as it was found; parameter gradients and
-    torch's global generator are not touched. Attack and score streams are derived from `seed` by system,
-    attack, eps and batch, so equal arguments give equal reports. Under torchrun all processes call this alike
-    and share the batches; the report is that of one process. Where memory runs out, the draws of a gradient
-    are held half at a time, and so on: the same draws of a `squint.Ensemble`, other ones of a model that
-    draws anything else than seeds from its generator. A record's `seconds` are those of its batches, summed
-    over processes and over the runs that computed them.
+    torch's global generator are not touched. Networks made of torch's and squint's own layers are attacked
+    and scored as a faster copy of the same function, with gradients in float32
+    (`squint.evaluation.frozen`). Attack and score streams are derived from `seed` by system, attack, eps
+    and batch, so equal arguments give equal reports. Under torchrun all processes call this alike and share
+    the batches; the report is that of one process. Where memory runs out, the draws of a gradient are held
+    half at a time, and so on: the same draws of a `squint.Ensemble`, other ones of a model that draws
+    anything else than seeds from its generator. A record's `seconds` are those of its batches, summed over
+    processes and over the runs that computed them.
 
     Args:
         model: any callable returning logits (batch, classes); `member_logits` is used where it exists.
@@ -153,9 +156,9 @@ def evaluate(
 
     def scored(x: Tensor, y: Tensor, *keys: object) -> Scores:
         def run() -> Scores:
-            return score(model, x, y, draws=draws, resubmissions=tries, seed=seed, keys=keys)
+            return score(copy, x, y, draws=draws, resubmissions=tries, seed=seed, keys=keys)
 
-        return fitting.forward(model, run)
+        return fitting.forward(copy, run)
 
     def attacked(setting: AttackSetting, radius: float, chunk: int) -> Part:
         x, y = part(chunk)
@@ -164,9 +167,9 @@ def evaluate(
         def run(held: int | None) -> Tensor:
             generator = derive_generator(seed, "attack", *keys)
             with nan_reported():
-                return setting.run(model, x, y, radius, generator, chunk=held)
+                return setting.run(copy, x, y, radius, generator, chunk=held)
 
-        points = fitting.both(model, run, setting.eot)
+        points = fitting.both(copy, run, setting.eot)
         return points.cpu(), scored(points, y, *keys)
 
     def known(turn: int, compute: Callable[[int], Part], chunk: int) -> tuple[Part, float]:
@@ -179,6 +182,7 @@ def evaluate(
     records, outcomes = [], []
     flags = [NO_ACTIVE_TESTS, *([finding] if (finding := training_mode(model)) is not None else [])]
     with evaluation_mode(model):
+        copy = frozen(model, precise=True)
 
         def unharmed(chunk: int) -> Part:
             return None, scored(*part(chunk), system, "clean", chunk)

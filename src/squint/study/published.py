@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 
 from squint import data as D
 from squint._checks import InputError, check_choice
-from squint._files import read_bytes, write_bytes, write_json, write_text
+from squint._files import read_bytes, read_json, write_bytes, write_json, write_text
 from squint.evaluation.arrays import read_npz, write_npz
 from squint.evaluation.evidence_files import load_evidence
+from squint.evaluation.records import Record
 from squint.export import load, save
 from squint.study.card import card
 from squint.study.config import RecipeConfig
@@ -46,7 +47,7 @@ def kept_images(folder: Path) -> D.ImageData | None:
         raise InputError(f"{path} holds no kept images ({error}); publish the run again") from None
 
 
-def publish(run: Path, system: str | None, output: Path) -> Path:
+def publish(run: Path, system: str | None, output: Path, further: Sequence[Path] = ()) -> Path:
     """Write one system of a finished run as a folder of its own, and return that folder.
 
     It holds the recipe with this system alone, packed weights, the system's records, evidence with the test
@@ -56,10 +57,12 @@ def publish(run: Path, system: str | None, output: Path) -> Path:
         run: folder of a finished run whose ladder was climbed.
         system: name of the system; None: the headline's.
         output: folder to write.
+        further: files of `squint attack --output` on these weights, whose records of the system join the
+            run's own; that they are of these weights is the caller's word.
 
     Raises:
-        squint.InputError: no such system, no evidence, or an output that is there already or cannot be
-            written; nothing is left of it then.
+        squint.InputError: no such system, no evidence, a file without a record of the system, or an output
+            that is there already or cannot be written; nothing is left of it then.
     """
     recipe, results = read_config(run), read_results(run)
     name = system or recipe.headline_system
@@ -74,6 +77,7 @@ def publish(run: Path, system: str | None, output: Path) -> Path:
     ens = load(run / "weights" / f"{name}.safetensors")
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
     own = _of_system(results, name)
+    own["records"] += [record for file in further for record in _records(file, name)]
     with _whole_or_absent(output) as built:
         weights = built / "weights" / f"{name}.safetensors"
         save(ens, weights, packed=True)
@@ -107,6 +111,21 @@ def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
     for rows in ("records", "plane"):
         kept[rows] = [row for row in results.get(rows, []) if row["system"] == name]
     return kept
+
+
+def _records(file: Path, name: str) -> list[dict[str, Any]]:
+    """Return a system's records from a file of `squint attack --output`."""
+    found = read_json(file)
+    needed = {field.name for field in fields(Record)}
+    if not isinstance(found, list) or not all(
+        isinstance(each, dict) and needed <= set(each) for each in found
+    ):
+        raise InputError(f"{file} holds no records; allowed: what squint attack --output writes")
+    own = [each for each in found if each["system"] == name]
+    if not own:
+        systems = ", ".join(sorted({str(each["system"]) for each in found})) or "nothing"
+        raise InputError(f"{file} holds records of {systems}; allowed: records of {name}")
+    return own
 
 
 def _keep_images(run: Path, recipe: RecipeConfig, count: int, output: Path) -> None:
