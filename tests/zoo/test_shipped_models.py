@@ -25,7 +25,17 @@ def folder(name: str) -> Path:
 
 
 def test_a_model_of_cifar10_is_shipped() -> None:
-    assert "cifar10" in zoo.names()
+    assert zoo.names() == ["cifar10", "cifar10-small"]
+
+
+@pytest.mark.parametrize("words", [["verify"], ["attack"], ["info"], ["compare", "cifar10"]])
+def test_a_name_that_is_none_is_told_the_names(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "cifar11"]) == 2
+    wanted = "cifar11 is not there; allowed: a path that exists, or cifar10, cifar10-small"
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", zoo.names())

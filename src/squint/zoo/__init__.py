@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from squint._checks import InputError
+
 _ROOT = Path(__file__).parent
 
 
@@ -18,11 +20,17 @@ def names() -> list[str]:
 
 
 def resolved(path: str | Path) -> Path:
-    """Return the folder of the shipped model that `path` names, or `path` where it names none or exists."""
+    """Return the folder of the shipped model that `path` names, or `path` where it exists or is no bare name.
+
+    Raises:
+        squint.InputError: a bare name that neither exists nor is a shipped model's.
+    """
     given = Path(path)
-    if given.parts == (given.name,) and not given.exists() and given.name in names():
+    if given.parts != (given.name,) or given.suffix or given.exists():
+        return given
+    if given.name in names():
         return _ROOT / given.name
-    return given
+    raise InputError(f"{given} is not there; allowed: a path that exists, or {', '.join(names())}")
 
 
 def is_shipped(path: Path) -> bool:
