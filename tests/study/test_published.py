@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,9 +85,18 @@ def test_further_records_join_the_run_s_own(run: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign.json").write_text(json.dumps([foreign]))
     with pytest.raises(InputError, match=r"foreign.json holds records of plain; allowed: records of noisy"):
         publish(run, "noisy", tmp_path / "new", [tmp_path / "foreign.json"])
-    for text in ("[1]", "{}", '[{"system": "noisy"}]'):
-        (tmp_path / "none.json").write_text(text)
-        with pytest.raises(InputError, match=r"none.json holds no records; allowed: what squint attack"):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"n": "many"},
+        {"ci95": 5},
+        {"red_flags": "none"},
+        {"details": []},
+        {"system": 3},
+    )
+    for plain in ([1], {}, [{"system": "noisy"}], *([more | change] for change in wrong)):
+        (tmp_path / "none.json").write_text(json.dumps(plain))
+        with pytest.raises(
+            InputError, match=r"none.json holds no records \(.*\); allowed: what squint attack"
+        ):
             publish(run, "noisy", tmp_path / "new", [tmp_path / "none.json"])
     assert not (tmp_path / "new").exists()
 
@@ -144,7 +154,9 @@ def test_a_path_that_exists_comes_before_a_name(tmp_path: Path, monkeypatch: pyt
     assert zoo.resolved("tiny") != Path("tiny")
     (tmp_path / "tiny").mkdir()
     assert zoo.resolved("tiny") == Path("tiny")
-    assert zoo.resolved("other") == Path("other")
+    assert zoo.resolved("other.safetensors") == Path("other.safetensors")
+    with pytest.raises(InputError, match=r"other is not there; allowed: a path that exists, or tiny$"):
+        zoo.resolved("other")
 
 
 def test_a_publication_that_ends_half_way_leaves_nothing(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from squint import data as D
 from squint._checks import InputError, check_choice
@@ -23,10 +24,12 @@ from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
 from squint.study.keeping import CHANGED, check_data, digests_of
+from squint.study.problems import problem
 from squint.study.recipes import to_yaml
 
 IMAGES = "images.npz"
 _MOST_BYTES = 2**28
+_RECORDS = TypeAdapter(list[Record])
 
 
 def kept_images(folder: Path) -> D.ImageData | None:
@@ -116,14 +119,16 @@ def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
 def _records(file: Path, name: str) -> list[dict[str, Any]]:
     """Return a system's records from a file of `squint attack --output`."""
     found = read_json(file)
-    needed = {field.name for field in fields(Record)}
-    if not isinstance(found, list) or not all(
-        isinstance(each, dict) and needed <= set(each) for each in found
-    ):
-        raise InputError(f"{file} holds no records; allowed: what squint attack --output writes")
+    try:
+        _RECORDS.validate_python(found)
+    except ValidationError as error:
+        first = problem(error.errors(include_url=False)[0])
+        raise InputError(
+            f"{file} holds no records ({first}); allowed: what squint attack --output writes"
+        ) from None
     own = [each for each in found if each["system"] == name]
     if not own:
-        systems = ", ".join(sorted({str(each["system"]) for each in found})) or "nothing"
+        systems = ", ".join(sorted({each["system"] for each in found})) or "nothing"
         raise InputError(f"{file} holds records of {systems}; allowed: records of {name}")
     return own
 
