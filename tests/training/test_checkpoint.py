@@ -118,6 +118,15 @@ def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
         fit(ensemble(), toy_data(), TrainConfig(**settings), checkpoint=path)  # type: ignore[arg-type]
 
 
+def test_a_checkpoint_from_before_an_option_is_of_a_training_with_its_default(tmp_path: Path) -> None:
+    path, settings = tmp_path / "c", {"epochs": 1, "batch_size": 16, "accelerator": "cpu"}
+    fit(ensemble(), toy_data(), TrainConfig(**settings), checkpoint=path)  # type: ignore[arg-type]
+    change(path, lambda _tensors, header: header["recipe"].pop("cycles"))
+    assert len(fit(ensemble(), toy_data(), TrainConfig(**settings), checkpoint=path)) == 1  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cycles was 1, is 2"):
+        fit(ensemble(), toy_data(), TrainConfig(**settings, cycles=2), checkpoint=path)  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):

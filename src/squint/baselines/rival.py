@@ -28,7 +28,7 @@ class Setup:
         training_draws: noise samples per member and training step.
         objective: the system's own coefficients of the loss.
         eps: L-infinity radius of the study's headline.
-        total_steps: length of the training; 0 where it is not known yet.
+        total_steps: length of the training, or of its first cycle; 0 where it is not known yet.
     """
 
     members: int = 1

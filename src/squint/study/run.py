@@ -34,6 +34,7 @@ from squint.study.outcomes import examples_of, plane_of, results_of
 from squint.study.progress import Bar, Silence
 from squint.study.systems import build_system, describe_system
 from squint.training import Watcher, fit
+from squint.training.schedule import cycle_length
 
 _SOURCES = ("full-precision", "adversarial-training")
 
@@ -69,7 +70,8 @@ class Study:
             else build_system(recipe, name, self.data.train)
         )
         total = config.epochs * (len(self.data.train) // config.batch_size)
-        setup = system.setup(parse_fraction("eps", recipe.eps), total)
+        cycle = cycle_length(total, config.cycles)
+        setup = system.setup(parse_fraction("eps", recipe.eps), cycle)
         self.bar.start(f"train {name}", total)
         note = {"text": ""}
 

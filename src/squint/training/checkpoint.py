@@ -185,6 +185,8 @@ def load_checkpoint(
             f"{path} has format version {version}; this squint reads {FORMAT_VERSION}: update squint, "
             f"or {again}"
         )
+    # A checkpoint from before an option was there is of a training with its default.
+    stored_recipe = asdict(TrainConfig()) | stored_recipe
     for key, value in recipe.items():
         if key in _OTHER:
             if stored_recipe.get(key, value) != value:

@@ -64,11 +64,11 @@ class ObjectiveConfig:
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the label spread over all classes in the members' cross-entropy."""
     information_warmup: float = Field(default=0.2, ge=0, le=1)
-    """Share of training over which beta and gamma rise from zero."""
+    """Share of training (of its first cycle) over which beta and gamma rise from zero."""
     agreement_warmup: float = Field(default=0.2, ge=0, le=1)
-    """Share of training over which eta rises from zero."""
+    """Share of training (of its first cycle) over which eta rises from zero."""
     smoothness_warmup: float = Field(default=0.2, ge=0, le=1)
-    """Share of training over which lambda rises from zero."""
+    """Share of training (of its first cycle) over which lambda rises from zero."""
 
     @property
     def tier(self) -> str:
@@ -101,6 +101,9 @@ class TrainConfig:
     """On weights; not on biases, normalization or quantizers."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Rise and fall, fall only, or neither."""
+    cycles: int = Field(default=1, ge=1)
+    """Times that the schedule runs, in equal parts of the training; each part after the first begins at the
+    running average's weights, with a new optimizer (warm restarts, Loshchilov and Hutter 2017)."""
     clip_gradient: float = Field(default=5.0, ge=0)
     """Largest gradient norm per step; 0 for no limit."""
     average: float = Field(default=0.0, ge=0, lt=1)

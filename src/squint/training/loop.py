@@ -36,13 +36,14 @@ from squint.training.objective import EnsembleObjective, Objective, summed
 from squint.training.preparation import (
     as_float,
     check_classes,
+    devices_in_use,
     gathered,
     make_optimizer,
     prepare,
     seed_torch,
     update_average,
 )
-from squint.training.schedule import learning_rate
+from squint.training.schedule import cycle_length, learning_rate
 from squint.training.synchronised import synchronised
 
 DECOMPOSED = 512
@@ -110,12 +111,11 @@ def fit(
             f"train.batch_size is {config.batch_size}; allowed: at most the {len(images)} images"
         )
     steps_per_epoch = len(images) // config.batch_size
-    objective = objective or EnsembleObjective(
-        config.objective, config.draws, steps_per_epoch * config.epochs
-    )
+    cycle = cycle_length(steps_per_epoch * config.epochs, config.cycles)
+    # Terms have risen once when the first cycle is done; a restart lets none of them fall.
+    objective = objective or EnsembleObjective(config.objective, config.draws, cycle)
     # Models and objectives may draw from torch's own generator; each step seeds it, and here it is put back.
-    devices = [torch.device("cuda", torch.cuda.current_device())] if _uses_cuda() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices_in_use()):
         num_classes = prepare(ens, images, config)
         check_classes(labels, num_classes, "labels")
         if held_out is not None:
@@ -163,6 +163,7 @@ class _Run:
         self.augment = D.Augmentation(crop=config.crop, flip=config.flip, cutout=config.cutout)
         self.steps_per_epoch = len(images) // config.batch_size
         self.total = self.steps_per_epoch * config.epochs
+        self.cycle = cycle_length(self.total, config.cycles)
         # Every step changes these tensors in place, and none puts others in their stead.
         self.state = ens.state_dict()
         self.average = {name: value.clone() for name, value in self.state.items() if config.average > 0}
@@ -208,13 +209,15 @@ class _Run:
         """Do one step on the images at `order`, of which every device takes its share."""
         progress, config, fabric = self.progress, self.config, self.fabric
         step, rank = progress.step, fabric.global_rank
+        if step > 0 and step % self.cycle == 0:
+            self._restart()
         chosen = order[rank :: fabric.world_size].to(self.images.device)
         x = as_float(self.images[chosen], self.dtype)
         x = self.augment(x, derive_generator(config.seed, "augment", step, rank))
         if config.channels_last:
             x = x.to(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate(step, self.total, config.schedule)
+            group["lr"] = config.learning_rate * learning_rate(step % self.cycle, self.cycle, config.schedule)
         seed_torch(derive_seed(config.seed, "torch", step, rank), fabric.device)
         with fabric.autocast(), noise(derive_generator(config.seed, "noise", step, rank)):
             terms = self.objective(self.module, x, self.labels[chosen], step)
@@ -235,6 +238,12 @@ class _Run:
             progress.sums[name] = progress.sums.get(name, 0.0) + value
         progress.step = step + 1
         self.watcher.on_step(progress.step, self.total)
+
+    def _restart(self) -> None:
+        """Begin a cycle at the average's weights, with an optimizer that knows of no step."""
+        if self.average:
+            self.ens.load_state_dict(self.average)
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {}})
 
     def _end_epoch(self, epoch: int) -> None:
         progress, config = self.progress, self.config
@@ -288,7 +297,3 @@ class _Run:
             save_checkpoint(
                 self.checkpoint, self.ens, self.optimizer, self.average, self.progress, self.recipe
             )
-
-
-def _uses_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -32,7 +32,7 @@ class EnsembleObjective:
     Args:
         config: the coefficients.
         draws: noise samples per member and step.
-        total_steps: length of the training, from which the warm-ups are counted.
+        total_steps: length of the training, or of its first cycle: of it the warm-ups are a share.
 
     Raises:
         squint.InputError: agreement with a single draw.

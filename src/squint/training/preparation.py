@@ -100,6 +100,12 @@ def update_average(average: dict[str, Tensor], state: dict[str, Tensor], decay: 
         average[name].copy_(state[name])
 
 
+def devices_in_use() -> list[torch.device]:
+    """Return the GPU whose generator a training uses, where one has been used already."""
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return [torch.device("cuda", torch.cuda.current_device())] if initialized else []
+
+
 def seed_torch(seed: int, device: torch.device) -> None:
     """Seed torch's own generators, which the caller puts back."""
     torch.default_generator.manual_seed(seed)

@@ -8,6 +8,11 @@ _RISE = 0.2
 _START = 0.04
 
 
+def cycle_length(total: int, cycles: int) -> int:
+    """Return the steps of one cycle, of which the last one may lack some."""
+    return math.ceil(total / cycles)
+
+
 def learning_rate(step: int, total: int, schedule: str) -> float:
     """Return the share of the peak learning rate at `step` of `total`.
 
