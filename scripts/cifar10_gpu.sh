@@ -7,7 +7,7 @@
 # DATA: folder of the CIFAR-10 files (tiles or the official ones). RUN: the run folder, on a disk that outlasts a
 # part. OUT: where the records go, and the packed weights of every system, of unfinished ones too: a leased machine
 # may not come back. LIMIT: seconds of one part (540). TRAIN: seconds that the training may take; two epochs are
-# timed first, and the epochs are as many as fit. Without it they are the recipe's. RECIPE: cifar10, or a file.
+# timed first, and there are as many as fit, in one cycle. Without it they are the recipe's. RECIPE: cifar10, or a file.
 # PYTHON: the interpreter, squint being importable. Further arguments are fields of the recipe, or
 # --only stochastic-information where the time is for one system (and for the network that attacks come from).
 set -euo pipefail
@@ -25,7 +25,7 @@ fi
 mkdir -p "$OUT"
 if [ -n "${TRAIN:-}" ] && [ ! -e "$RUN.epochs" ]; then
   timeout --signal INT --kill-after 20 "$limit" "$python" -m squint train "$recipe" --data-dir "$DATA" \
-    --output "$RUN-timed" --overwrite --quiet "$@" --train.epochs 2
+    --output "$RUN-timed" --overwrite --quiet "$@" --train.epochs 2 --train.cycles 1
   # The first epoch starts the device up; the second is what an epoch takes. A tenth is left for surprises.
   "$python" - "$RUN-timed/log.jsonl" "$TRAIN" > "$RUN.epochs.new" <<'PYTHON'
 import json
@@ -41,7 +41,7 @@ PYTHON
   rm -rf "$RUN-timed"
 fi
 if [ -e "$RUN.epochs" ]; then
-  set -- "$@" --train.epochs "$(cat "$RUN.epochs")"
+  set -- "$@" --train.epochs "$(cat "$RUN.epochs")" --train.cycles 1
   echo "epochs: $(cat "$RUN.epochs")"
 fi
 resume=()
