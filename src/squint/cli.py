@@ -210,7 +210,7 @@ def _lines(results: Sequence[_Result], output: Path | None, screen: _Screen) -> 
 def _detect(words: list[str], screen: _Screen) -> int:
     options = parsed(DetectOptions, words, "squint detect")
     with (
-        held_by_first(options.folder, make=options.output is not None),
+        held_by_first(options.folder, make=options.folder != options.run),
         bars(screen.console, screen.quiet) as bar,
     ):
         found = detect_run(options, bar)
@@ -220,9 +220,12 @@ def _detect(words: list[str], screen: _Screen) -> int:
 
 def _profile(words: list[str], screen: _Screen) -> int:
     options = parsed(ProfileOptions, words, "squint profile")
-    with held_by_first(options.run), bars(screen.console, screen.quiet) as bar:
+    with (
+        held_by_first(options.folder, make=options.folder != options.run),
+        bars(screen.console, screen.quiet) as bar,
+    ):
         planes = profile_run(options, bar)
-    print_planes(planes, options.run, screen.console)
+    print_planes(planes, options.folder, screen.console)
     return 0
 
 

@@ -13,7 +13,7 @@ from tests.training.test_resume import stopping_at
 
 from squint._files import read_tensors, write_tensors
 from squint.training import TrainingStopped, Watcher, fit
-from squint.training.schedule import cycle_length
+from squint.training.schedule import cycle_length, learning_rate
 
 KEY = "squint_checkpoint"
 
@@ -53,7 +53,7 @@ def test_a_second_cycle_goes_on_from_the_weights_that_the_first_would_have_kept(
 
 
 def moves(cycles: int) -> list[float]:
-    """How far each step of SGD goes: its rate times the gradient's norm, without decay and momentum."""
+    """Return how far each step goes, in clips, but the first, before which the quantizers are calibrated."""
     ens, seen = ensemble(), []
     before = [p.detach().clone() for p in ens.parameters()]
 
@@ -64,15 +64,20 @@ def moves(cycles: int) -> list[float]:
         before[:] = now
 
     settings = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
+    # Every gradient is longer than this, so that a step is as long as the learning rate says.
+    clip = 1e-3
     entries = fit(
-        ens, toy_data(), config(epochs=4, cycles=cycles, **settings), watcher=Watcher(on_step=measure)
+        ens,
+        toy_data(),
+        config(epochs=4, cycles=cycles, clip_gradient=clip, **settings),
+        watcher=Watcher(on_step=measure),
     )
     assert len(entries) == 4
-    return seen
+    return [length / clip for length in seen[1:]]
 
 
 def test_every_cycle_has_the_whole_schedule() -> None:
-    one, two = moves(1), moves(2)
-    # A cycle's first step is the smallest: 4 % of the peak, which it reaches after a fifth.
-    assert one[4] > 5 * one[0]
-    assert two[4] < 0.2 * two[3]
+    one = [learning_rate(step, 8, "one_cycle") for step in range(8)]
+    two = [learning_rate(step, 4, "one_cycle") for step in range(4)] * 2
+    assert moves(1) == pytest.approx(one[1:], rel=0.02)
+    assert moves(2) == pytest.approx(two[1:], rel=0.02)

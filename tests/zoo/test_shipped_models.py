@@ -11,6 +11,7 @@ import torch
 import squint
 from squint import zoo
 from squint.cli import main
+from squint.data import Splits
 from squint.data.dataset import to_unit
 from squint.evaluation.evidence_files import BYTE_TOLERANCE, load_evidence
 from squint.evaluation.scoring import score
@@ -82,3 +83,47 @@ def test_an_attack_needs_nothing_but_the_name(
     words = ["attack", "cifar10", "--eps", "5/255", "--images", "4", "--resubmissions", "4", "--quiet"]
     assert main([*words, "--attacks", "fgsm"]) == 0
     assert "n=4" in capsys.readouterr().out
+
+
+def test_what_is_made_of_a_shipped_model_stays_out_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("cifar10", zoo.resolved("cifar10")):
+        assert zoo.home(given) == Path("runs/cifar10")
+    (tmp_path / "mine").mkdir()
+    assert zoo.home("mine") == Path("mine")
+
+
+def test_a_plane_of_a_shipped_model_needs_nothing_but_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "profile",
+        "cifar10-small",
+        "--threats",
+        "noise-linf",
+        "--eps",
+        "5/255",
+        "--images",
+        "8",
+        "--quiet",
+    ]
+    assert main([*words, "--draws", "2", "--resubmissions", "2"]) == 0
+    assert (tmp_path / "runs" / "cifar10-small" / "plane.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_an_exported_file_is_not_written_into_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    kept = kept_images(folder("cifar10-small"))
+    assert kept is not None
+    splits = Splits(kept, kept.subset(torch.arange(0)), kept)
+    monkeypatch.setattr("squint.commands.export.data_for", lambda *_: splits)
+    assert main(["export", "cifar10-small", "--images", "8", "--force", "--quiet"]) == 0
+    assert (tmp_path / "runs" / "cifar10-small" / "stochastic-information-nearest.onnx").is_file()

@@ -22,6 +22,7 @@ from squint.evaluation.detection import ADAPTIVE, SCORE_NAMES, detect
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import DetectionReport
 from squint.study.progress import Bar
+from squint.zoo import home
 
 FORMAT_VERSION = 1
 EVERY = "all"
@@ -33,8 +34,8 @@ CHECKS, LEAST_STEPS = 40, 10
 class DetectOptions:
     """Fit detectors on a run's validation images and attack them, knowing them and not.
 
-    Writes detection.json into the run folder, the detectors beside the weights, and what every attack left
-    into detection/. Fewer than 1,000 steps leave every figure untrusted.
+    Writes detection.json into the run folder (runs/NAME for a shipped model), the detectors into detectors/,
+    and what every attack left into detection/. Fewer than 1,000 steps leave every figure untrusted.
 
     Examples:
       squint detect runs/digits
@@ -86,7 +87,7 @@ class DetectOptions:
     @property
     def folder(self) -> Path:
         """Return the folder that is written into."""
-        return self.output or self.run
+        return self.output or home(self.run)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from squint.export.onnx import ExportReport, Prepared, export_onnx, prepare
 from squint.export.parity import MAX_MEAN_DEVIATION, MAX_VARIANCE_DEVIATION, Comparison, ParityError
 from squint.study.config import config_hash
 from squint.study.folder import read_results
+from squint.zoo import home, is_shipped
 
 RANGE_IMAGES = 512
 """Training images that set the ranges of 8-bit outputs, from the first."""
@@ -31,6 +32,7 @@ class ExportOptions:
 
     Examples:
       squint export runs/digits --system stochastic
+      squint export cifar10 --data-dir DIR --max-disagreement 0.04
       squint export runs/digits/weights/stochastic.safetensors --rounding sample --output model.onnx
       squint export mine.safetensors --dataset folder:images --opset 21
     """
@@ -46,9 +48,10 @@ class ExportOptions:
     cpu: Literal["this", "any"] = "this"
     """Where it runs. any: 8-bit weights are rounded to 7 bits wherever a CPU without VNNI would clip sums."""
     integer_sums: bool = True
-    """Add residual branches in 8-bit integers; --no-integer-sums is slower and closer to the ensemble."""
+    """Add residual branches in 8-bit integers; --no-integer-sums is slower, mostly closer to the ensemble."""
     output: Path | None = None
-    """File to write; default: SYSTEM-ROUNDING.onnx in the run folder, or beside the weights."""
+    """File to write; default: SYSTEM-ROUNDING.onnx in the run folder (runs/NAME for a shipped model), or
+    beside the weights."""
     dataset: str | None = None
     """Data set whose test images check the graph, for weights outside of a run; default: no check."""
     data_dir: str | None = None
@@ -121,7 +124,8 @@ def export_path(options: ExportOptions) -> Exported:
             robustness=_headline(target),
         )
     except ParityError as error:
-        closer = "" if error.sampled or not options.integer_sums else "--no-integer-sums is closer, "
+        closer = "" if error.sampled or not options.integer_sums else "--no-integer-sums may be closer, "
+        closer += "" if error.sampled else "--max-disagreement allows more, "
         raise InputError(
             f"the exported graph does not match the ensemble: {error.problem}; {closer}"
             "--force writes it all the same"
@@ -135,6 +139,8 @@ def _first(data: ImageData, count: int) -> ImageData:
 
 def _default_output(path: Path, target: Target, rounding: str) -> Path:
     name = f"{target.name}-{rounding}.onnx"
+    if is_shipped(target.file):
+        return home(target.file.parent.parent) / name
     return path / name if path.is_dir() else target.file.with_name(name)
 
 

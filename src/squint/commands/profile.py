@@ -14,18 +14,20 @@ from rich.text import Text
 from squint import _ranks
 from squint._checks import InputError, check_number, printable
 from squint._files import remove_folder, write_json, write_text
-from squint.commands.targets import data_for, radii_for, run_targets
+from squint.commands.targets import attacked_images, radii_for, run_targets
 from squint.evaluation.information_plane import DEFAULT_THREATS, information_plane
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
 from squint.study.progress import Bar
+from squint.zoo import home
 
 
 @dataclass(frozen=True)
 class ProfileOptions:
     """Measure the information between members against accuracy, threat model by threat model.
 
-    Writes plane.json and plane.csv into the run folder, and every point into plane/ as it is done. The
-    attacks' budgets are small: the accuracies belong to the plane and are no robustness figures.
+    Writes plane.json and plane.csv into the run folder (runs/NAME for a shipped model), and every point into
+    plane/ as it is done. The attacks' budgets are small: the accuracies belong to the plane and are no
+    robustness figures.
 
     Examples:
       squint profile runs/digits
@@ -54,6 +56,11 @@ class ProfileOptions:
     """Base of every random stream; default: the run's."""
     resume: bool = False
     """Go on where it was stopped, with the same options; without it, all is measured again."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder that is written into."""
+        return home(self.run)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
             f"{options.run} has no system of two members or more ({', '.join(left_out)}): the plane needs "
             "members to compare"
         )
-    test = data_for(pairs[0]).test
-    folder = options.run / "plane"
+    test = attacked_images(pairs[0])
+    folder = options.folder / "plane"
     if not options.resume:
         _ranks.first(lambda: remove_folder(folder))
     rows: list[PlaneRow] = []
@@ -127,8 +134,8 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
     planes = Planes(profile_of(rows), left_out, titles)
 
     def write() -> None:
-        write_json(options.run / "plane.json", planes.to_json())
-        write_text(options.run / "plane.csv", planes.profile.to_csv())
+        write_json(options.folder / "plane.json", planes.to_json())
+        write_text(options.folder / "plane.csv", planes.profile.to_csv())
 
     _ranks.first(write)
     return planes

@@ -33,7 +33,7 @@ class ParityError(InputError):
     """
 
     def __init__(self, problem: str, sampled: bool) -> None:
-        closer = "" if sampled else "integer_sums=False is closer, "
+        closer = "" if sampled else "integer_sums=False may be closer, "
         super().__init__(
             f"the exported graph does not match the ensemble: {problem} ({closer}force=True writes it)"
         )

@@ -25,7 +25,7 @@ from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
 from squint.study.published import kept_images
 from squint.training.checkpoint import data_digest
-from squint.zoo import is_shipped, resolved
+from squint.zoo import home, resolved
 
 ALONE = RecipeConfig(name="weights", curve=(), systems={"weights": SystemConfig()})
 """What holds for a file that is in no run folder: digits, the seed protocol at 5/255."""
@@ -126,7 +126,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 batch_size=known.attack.batch_size,
                 tier=tier,
                 sources=_sources(recipe, file),
-                folder=options.folder or (_home(file) if recipe else None),
+                folder=options.folder or (home(file.parent.parent) if recipe else None),
                 bar=bar,
                 ceilings=ceilings_of(options.dataset or known.dataset),
             )
@@ -164,12 +164,6 @@ def _systems(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:
         for place, member in enumerate(alone, 1)
     ]
     return [(file, file.stem, whole), *parts]
-
-
-def _home(file: Path) -> Path:
-    """Return where a system's evidence is kept: its run folder, but nothing is written into the package."""
-    run = file.parent.parent
-    return Path("runs") / run.name if is_shipped(run) else run
 
 
 def _sources(recipe: RecipeConfig | None, file: Path) -> dict[str, AnyModel]:

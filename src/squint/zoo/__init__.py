@@ -38,6 +38,16 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().is_relative_to(_ROOT.resolve())
 
 
+def home(path: str | Path) -> Path:
+    """Return where what is made of a run is kept: its folder, or `runs/NAME` for a shipped model.
+
+    Raises:
+        squint.InputError: see `resolved`.
+    """
+    run = resolved(path)
+    return Path("runs") / run.name if is_shipped(run) else run
+
+
 def weights(folder: Path) -> Path:
     """Return the one weights file of an entry's folder, or the folder where there is none or several."""
     files = sorted((folder / "weights").glob("*.safetensors"))
