@@ -90,7 +90,7 @@ def test_what_is_made_of_a_shipped_model_stays_out_of_the_package(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for given in ("cifar10", zoo.resolved("cifar10")):
-        assert zoo.home(given) == Path("runs/cifar10")
+        assert zoo.home(given) == Path("runs/shipped/cifar10")
     (tmp_path / "mine").mkdir()
     assert zoo.home("mine") == Path("mine")
 
@@ -111,7 +111,7 @@ def test_a_plane_of_a_shipped_model_needs_nothing_but_the_name(
         "--quiet",
     ]
     assert main([*words, "--draws", "2", "--resubmissions", "2"]) == 0
-    assert (tmp_path / "runs" / "cifar10-small" / "plane.json").is_file()
+    assert (tmp_path / "runs" / "shipped" / "cifar10-small" / "plane.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
@@ -126,4 +126,4 @@ def test_an_exported_file_is_not_written_into_the_package(
     splits = Splits(kept, kept.subset(torch.arange(0)), kept)
     monkeypatch.setattr("squint.commands.export.data_for", lambda *_: splits)
     assert main(["export", "cifar10-small", "--images", "8", "--force", "--quiet"]) == 0
-    assert (tmp_path / "runs" / "cifar10-small" / "stochastic-information-nearest.onnx").is_file()
+    assert (tmp_path / "runs" / "shipped" / "cifar10-small" / "stochastic-information-nearest.onnx").is_file()

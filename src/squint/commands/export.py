@@ -50,8 +50,8 @@ class ExportOptions:
     integer_sums: bool = True
     """Add residual branches in 8-bit integers; --no-integer-sums is slower, mostly closer to the ensemble."""
     output: Path | None = None
-    """File to write; default: SYSTEM-ROUNDING.onnx in the run folder (runs/NAME for a shipped model), or
-    beside the weights."""
+    """File to write; default: SYSTEM-ROUNDING.onnx in the run folder (runs/shipped/NAME for a shipped
+    model), or beside the weights."""
     dataset: str | None = None
     """Data set whose test images check the graph, for weights outside of a run; default: no check."""
     data_dir: str | None = None
@@ -124,10 +124,10 @@ def export_path(options: ExportOptions) -> Exported:
             robustness=_headline(target),
         )
     except ParityError as error:
-        closer = "" if error.sampled or not options.integer_sums else "--no-integer-sums may be closer, "
-        closer += "" if error.sampled else "--max-disagreement allows more, "
+        ways = "" if error.sampled or not options.integer_sums else "--no-integer-sums may be closer, "
+        ways += "" if error.sampled else "--max-disagreement allows more, "
         raise InputError(
-            f"the exported graph does not match the ensemble: {error.problem}; {closer}"
+            f"the exported graph does not match the ensemble: {error.problem}; {ways}"
             "--force writes it all the same"
         ) from None
     return Exported(report, options.max_disagreement, 0 if ranging is None else len(ranging), undetected)

@@ -25,9 +25,9 @@ from squint.zoo import home
 class ProfileOptions:
     """Measure the information between members against accuracy, threat model by threat model.
 
-    Writes plane.json and plane.csv into the run folder (runs/NAME for a shipped model), and every point into
-    plane/ as it is done. The attacks' budgets are small: the accuracies belong to the plane and are no
-    robustness figures.
+    Writes plane.json and plane.csv into the run folder (runs/shipped/NAME for a shipped model), and every
+    point into plane/ as it is done. The attacks' budgets are small: the accuracies belong to
+    the plane and are no robustness figures.
 
     Examples:
       squint profile runs/digits

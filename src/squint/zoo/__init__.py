@@ -39,13 +39,15 @@ def is_shipped(path: Path) -> bool:
 
 
 def home(path: str | Path) -> Path:
-    """Return where what is made of a run is kept: its folder, or `runs/NAME` for a shipped model.
+    """Return where what is made of a run is kept: its folder, or `runs/shipped/NAME` for a shipped model.
+
+    Not `runs/NAME`: that is where `squint run NAME` puts a run of one's own.
 
     Raises:
         squint.InputError: see `resolved`.
     """
     run = resolved(path)
-    return Path("runs") / run.name if is_shipped(run) else run
+    return Path("runs") / "shipped" / run.name if is_shipped(run) else run
 
 
 def weights(folder: Path) -> Path:
