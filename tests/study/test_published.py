@@ -145,7 +145,7 @@ def test_an_attack_on_a_shipped_model_writes_nothing_into_the_package(
     assert main([*words, "--attacks", "seed", "quick"]) == 0
     assert "n=2" in capsys.readouterr().out
     assert sorted(shelf.rglob("*")) == before
-    assert (tmp_path / "runs" / "tiny" / "evidence" / "noisy.npz").is_file()
+    assert (tmp_path / "runs" / "shipped" / "tiny" / "evidence" / "noisy.npz").is_file()
 
 
 @pytest.mark.usefixtures("shipped")
