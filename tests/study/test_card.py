@@ -45,3 +45,16 @@ def test_a_record_without_a_ladder_has_no_further_rules(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"")
     assert "other rules" not in card(results, recipe, name, weights)
+
+
+def test_the_machine_that_trained_is_named_beside_those_that_attacked(tmp_path: Path) -> None:
+    results = json.loads((ROOT / "results/digits/results.json").read_text())
+    recipe = load_recipe("digits")
+    name = recipe.headline_system
+    results["systems"] = [system for system in results["systems"] if system["name"] == name]
+    first, second = {"processor": "a", "cores": 2}, {"processor": "b", "cores": 1}
+    results["environments"] = [{"hardware": machine} for machine in (first, second, first)]
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    line = "- hardware, of training and of attacks: processor a, cores 2; processor b, cores 1"
+    assert line in card(results, recipe, name, weights).splitlines()

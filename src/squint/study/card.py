@@ -24,7 +24,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
         f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
-        f"- hardware: {', '.join(f'{key} {value}' for key, value in results['hardware'].items())}",
+        f"- hardware, of training and of attacks: {_machines(results)}",
         f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
         f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
         "",
@@ -76,6 +76,15 @@ def _other_rules(record: dict[str, Any]) -> list[str]:
     ]
     broken = ", ".join(f"{rung} {count}" for rung, count in details.get("broken_by", {}).items())
     return [*lines, f"- broken by: {broken or 'nothing'}; never broken: {details.get('unbroken', 0)}"]
+
+
+def _machines(results: dict[str, Any]) -> str:
+    """Return every machine that computed a part, the one that trained as well as those that attacked."""
+    each = [
+        ", ".join(f"{key} {value}" for key, value in part["hardware"].items())
+        for part in results.get("environments") or [results]
+    ]
+    return "; ".join(dict.fromkeys(each))
 
 
 def _percent(share: float | None) -> str:

@@ -94,7 +94,7 @@ def export_onnx(
         opset: None: the oldest that holds the weights' widths.
         saturating: limit 8-bit weights to 7 bits where products could saturate; None: as this CPU needs.
         integer_sums: let residual sums of a deterministic graph pass through 8-bit codes of their measured
-            range, which is faster; False keeps them in floats, which is closer to the ensemble.
+            range, which is faster; False keeps them in floats, as in the ensemble.
         max_disagreement: largest share of images whose deterministic prediction may change.
         force: write although the gate fails.
         class_names: names for the model card.
