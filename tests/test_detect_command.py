@@ -122,6 +122,31 @@ def test_bad_options_are_named(
     assert message in capsys.readouterr().err
 
 
+def test_what_can_be_refused_is_refused_before_the_data_are_read(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("read the data")
+
+    monkeypatch.setattr("squint.commands.detect.data_for", read)
+    capsys.readouterr()
+    folder = tmp_path / "not" / "there"
+    for words, message in (
+        (("--resubmissions", "0"), "resubmissions is 0"),
+        (("--draws", "0"), "draws is 0"),
+        (("--strength", "6"), "strength is 6"),
+        (("--false-alarm-rate", "1"), "false_alarm_rate is 1.0"),
+        (("--eps", "5/0"), "eps is '5/0'"),
+        (("--step-size", "0"), "step_size is 0"),
+        (("--adaptive", "none"), "adaptive is 'none'"),
+        (("--scores", "entrop"), "score is 'entrop'"),
+    ):
+        assert main(["detect", str(run), "--output", str(folder), *WORDS, *words]) == 2
+        assert message in capsys.readouterr().err
+        # Nothing is left of the folder that was made to be held.
+        assert not folder.parent.exists()
+
+
 def test_a_file_of_something_else_is_not_continued(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "detection.json"
     content = path.read_text()

@@ -126,6 +126,7 @@ def test_an_export_that_cannot_be_is_refused_before_its_data_are_read(
     for options, message in (
         (("--opset", 21), "opset is 21, too old for 2-bit weights (members.0.conv2.0); use opset 25"),
         (("--opset", 25, "--rounding", "sample"), "draws noise up to opset 21"),
+        (("--max-disagreement", 2), "max_disagreement is 2"),
     ):
         assert message in refused(capsys, *words, *options)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -16,9 +16,10 @@ from squint._checks import InputError, check_choice, check_number, parse_fractio
 from squint._files import read_json, write_json
 from squint._random import derive_generator
 from squint.commands.targets import Target, data_for, run_targets
-from squint.data.corruptions import CORRUPTIONS, corrupt
+from squint.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from squint.ensemble import varies
 from squint.evaluation.detection import ADAPTIVE, SCORE_NAMES, detect
+from squint.evaluation.detection.calibration import minimum_examples
 from squint.evaluation.detection.kept import KeptPoints
 from squint.evaluation.detection.records import DetectionReport
 from squint.study.progress import Bar
@@ -134,10 +135,7 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
     Raises:
         squint.InputError: no run with anything to detect by, no validation images, or an option out of range.
     """
-    check_number("images", options.images, 1, whole=True)
-    check_number("steps", options.steps, 3, whole=True)
-    for kind in options.corruptions:
-        check_choice("corruption", kind, CORRUPTIONS)
+    _check(options)
     every = run_targets(options.run)
     able = [t for t in every if len(t.ens.members) > 1 or any(varies(member) for member in t.ens.members)]
     left_out = tuple(target.name for target in every if target not in able)
@@ -173,6 +171,30 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
     return found
 
 
+def _check(options: DetectOptions) -> None:
+    """Refuse values out of range before the data, which may have to be downloaded."""
+    check_number("images", options.images, 1, whole=True)
+    check_number("steps", options.steps, 3, whole=True)
+    check_number("resubmissions", options.resubmissions, 1, whole=True)
+    check_number("draws", 1 if options.draws is None else options.draws, 1, whole=True)
+    check_number("strength", options.strength, STRENGTHS[0], STRENGTHS[-1], whole=True)
+    minimum_examples(options.false_alarm_rate)
+    for radius in options.eps:
+        parse_fraction("eps", radius)
+    if options.step_size is not None:
+        check_number("step_size", parse_fraction("step_size", options.step_size), 0, open_low=True)
+    for name in options.adaptive:
+        check_choice("adaptive", name, ADAPTIVE)
+    for name in _scores(options):
+        check_choice("score", name, SCORE_NAMES)
+    for kind in options.corruptions:
+        check_choice("corruption", kind, CORRUPTIONS)
+
+
+def _scores(options: DetectOptions) -> tuple[str, ...]:
+    return SCORE_NAMES if options.scores == (EVERY,) else options.scores
+
+
 def _keep(folder: Path, system: str, found: Detection, report: DetectionReport) -> None:
     """Write what is known of all systems so far, and the detectors of the last one."""
     write_json(folder / "detection.json", found.to_json())
@@ -201,7 +223,7 @@ def _detected(
         splits.test,
         splits.validation.subset(torch.arange(clean)),
         radius,
-        SCORE_NAMES if options.scores == (EVERY,) else options.scores,
+        _scores(options),
         false_alarm_rate=options.false_alarm_rate,
         system=target.name,
         draws=options.draws,

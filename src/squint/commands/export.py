@@ -90,6 +90,7 @@ def export_path(options: ExportOptions) -> Exported:
         squint.InputError: the extra `onnx` is missing, no such system, or what `export_onnx` refuses.
     """
     check_number("images", options.images, 1, whole=True)
+    check_number("max_disagreement", options.max_disagreement, 0, 1)
     fewest = minimum_examples(options.false_alarm_rate)
     target = load_target(options.path, options.system)
     if target.recipe is not None and options.dataset not in (None, target.recipe.dataset):

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,21 @@ class Lock:
         except OSError as error:
             self._file.close()
             raise InputError(f"cannot lock {path}: {error.strerror or error}") from None
+        if not self._is_at(path):
+            # Whoever held the folder has just removed it with all that was in it: nothing.
+            self._file.close()
+            raise InputError(f"{path} is in use by another squint process")
         try:
             if clear:
                 remove_leftovers(path)
         except InputError:
             self._file.close()
             raise
+
+    def _is_at(self, path: Path) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), os.lstat(path / LOCK))
+        return False
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -72,8 +81,9 @@ def held(folder: Path, *, make: bool = False) -> Iterator[None]:
 
     Args:
         folder: a run folder, or another one.
-        make: hold a folder that is no run folder, too, and make it where it is missing. What killed processes
-            began stays there: other people's files and other runs may lie below.
+        make: hold a folder that is no run folder, too, and make it where it is missing; one that was made for
+            nothing, as where an option is refused, is removed again. What killed processes began stays there:
+            other people's files and other runs may lie below.
 
     Raises:
         squint.InputError: see `Lock`.
@@ -82,6 +92,7 @@ def held(folder: Path, *, make: bool = False) -> Iterator[None]:
     if not (is_run or make):
         yield
         return
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,7 +101,17 @@ def held(folder: Path, *, make: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        if missing and os.listdir(folder) == [LOCK]:
+            _remove_made(missing)
         lock.close()
+
+
+def _remove_made(folders: list[Path]) -> None:
+    """Remove a folder that holds its lock alone and those of its parents that nobody else has used since."""
+    with suppress(OSError):
+        (folders[0] / LOCK).unlink()
+        for folder in folders:
+            folder.rmdir()
 
 
 def check_version(path: Path) -> None:
