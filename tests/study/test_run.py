@@ -256,6 +256,10 @@ def test_a_stopped_attack_goes_on_in_its_folder(finished: Path, tmp_path: Path) 
     assert one == other
     with pytest.raises(InputError, match="holds outcomes of another configuration, which differs in"):
         attack_weights(file, replace(options, seed=5), Silence())
+    small = replace(options, attacks=("fgsm",), images=5, batch_size=2, folder=tmp_path / "small")
+    attack_weights(file, small, Silence())
+    # Batches of two, two and one, without the attack and with it.
+    assert len(list((tmp_path / "small").rglob("batch-*.npz"))) == 6
 
 
 def test_attack_refuses_what_does_not_fit(finished: Path, tmp_path: Path) -> None:
@@ -272,6 +276,7 @@ def test_attack_refuses_what_does_not_fit(finished: Path, tmp_path: Path) -> Non
     for options, message in (
         (AttackOptions(images=0), "images is 0"),
         (AttackOptions(draws=0), "draws is 0"),
+        (AttackOptions(batch_size=0), "batch_size is 0"),
         (AttackOptions(resubmissions=0), "resubmissions is 0"),
         (AttackOptions(eps=("5/0",)), "eps is '5/0'"),
         (AttackOptions(attacks=("x",)), "attacks is 'x'"),

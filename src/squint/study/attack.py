@@ -60,6 +60,9 @@ class AttackOptions:
     resubmissions: int | None = None
     """Fresh deployments of every image that are scored; default: the run's, or the ladder's budget's
     and 64 for other attacks."""
+    batch_size: int | None = None
+    """Images attacked at once: fewer take less memory, lose less where an attack is stopped and can be
+    divided among processes, and draw other noise; default: the run's, or 100."""
     seed: int | None = None
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None
@@ -97,6 +100,9 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     resubmissions = known.attack.resubmissions if options.resubmissions is None else options.resubmissions
     check_number("resubmissions", 1 if resubmissions is None else resubmissions, 1)
     check_number("draws", _first(options.draws, 1), 1)
+    batch_size = check_number(
+        "batch_size", _first(options.batch_size, known.attack.batch_size), 1, whole=True
+    )
     systems = [each for file in files for each in _systems(file, members=options.members)]
     for name in options.systems:
         check_choice("systems", name, [each[1] for each in systems])
@@ -123,7 +129,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 resubmissions=resubmissions,
                 seed=_first(options.seed, known.seed),
                 images=images,
-                batch_size=known.attack.batch_size,
+                batch_size=batch_size,
                 tier=tier,
                 sources=_sources(recipe, file),
                 folder=options.folder or (home(file.parent.parent) if recipe else None),
@@ -146,7 +152,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 resubmissions=resubmissions,
                 seed=_first(options.seed, known.seed),
                 limit=images,
-                batch_size=known.attack.batch_size,
+                batch_size=batch_size,
                 tier=tier,
                 folder=kept,
                 progress=lambda done, _: bar.move(done),
