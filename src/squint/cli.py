@@ -184,6 +184,7 @@ def _attack(words: list[str], screen: _Screen) -> int:
     if any(word.endswith(".onnx") for word in words):
         return _attack_shipped(words, screen)
     command = parsed(_AttackCommand, words, "squint attack", description=AttackOptions.__doc__)
+    join_started(command.options.devices)
     with bars(screen.console, screen.quiet) as bar:
         reports = attack_weights(command.path, command.options, bar)
     screen.say(*reports)
@@ -209,6 +210,7 @@ def _lines(results: Sequence[_Result], output: Path | None, screen: _Screen) -> 
 
 def _detect(words: list[str], screen: _Screen) -> int:
     options = parsed(DetectOptions, words, "squint detect")
+    join_started(options.devices)
     with (
         held_by_first(options.folder, make=options.folder != options.run),
         bars(screen.console, screen.quiet) as bar,
@@ -220,6 +222,7 @@ def _detect(words: list[str], screen: _Screen) -> int:
 
 def _profile(words: list[str], screen: _Screen) -> int:
     options = parsed(ProfileOptions, words, "squint profile")
+    join_started(options.devices)
     with (
         held_by_first(options.folder, make=options.folder != options.run),
         bars(screen.console, screen.quiet) as bar,

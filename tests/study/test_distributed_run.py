@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from squint.study.systems import build_system
 from squint.training import TrainConfig
 from squint.training.launching import devices_of, make_fabric
 from tests.processes import alone, finish, start
+from tests.study.test_run import without_times
 from tests.study.tiny import PLAIN
 
 
@@ -118,9 +120,28 @@ def test_a_job_climbs_the_ladder_in_a_run_folder_that_it_alone_holds(tmp_path: P
     assert "is evidence at eps 24/255" in said_by_first
 
 
-def test_more_devices_than_there_are_is_refused() -> None:
+@pytest.mark.slow
+def test_an_attack_that_starts_its_processes_finds_what_one_finds(tmp_path: Path) -> None:
+    """On a machine with one core it cannot: a process has a core of its own."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    words = ["attack", "cifar10-small", "--attacks", "fgsm", "--images", "5", "--batch-size", "2", "--quiet"]
+    records = []
+    for devices in ("1", "2"):
+        output = tmp_path / f"{devices}.json"
+        command = [sys.executable, "-m", "squint", *words, "--resubmissions", "4", "--devices", devices]
+        subprocess.run([*command, "--output", str(output)], check=True, env=alone(), timeout=300)
+        records.append([without_times(record) for record in json.loads(output.read_text())])
+    assert records[0] == records[1]
+
+
+def test_more_devices_than_there_are_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"^train.devices is 4096; allowed: at most \d+ on this machine"):
         devices_of(TrainConfig(devices=4096, accelerator="cpu"))
+    for command in ("attack", "detect", "profile"):
+        for devices, allowed in (("4096", "at most"), ("0", "a whole number in [1, inf)")):
+            assert cli.main([command, "cifar10-small", "--devices", devices]) == 2
+            assert f"squint: devices is {devices}; allowed: {allowed}" in capsys.readouterr().err
 
 
 def test_devices_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

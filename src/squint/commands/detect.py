@@ -83,6 +83,8 @@ class DetectOptions:
     """Folder to write into; default: the run's."""
     seed: int | None = None
     """Base of every random stream; default: the run's."""
+    devices: int = 1
+    """Processes on this machine that share the work."""
     resume: bool = False
     """Go on where it was stopped; records of other systems, scores and radii stay as they are."""
 

@@ -54,6 +54,8 @@ class ProfileOptions:
     """Fresh deployments of every image behind the accuracy."""
     seed: int | None = None
     """Base of every random stream; default: the run's."""
+    devices: int = 1
+    """Processes on this machine that share the work."""
     resume: bool = False
     """Go on where it was stopped, with the same options; without it, all is measured again."""
 

@@ -40,6 +40,7 @@ class AttackOptions:
       squint attack runs/digits/weights/stochastic.safetensors --attacks fgsm pgd pgd-eot10
       squint attack runs/digits --attacks quick --images 100
       squint attack runs/digits/weights/stochastic.safetensors --members
+      squint attack cifar10-small --attacks standard --eps 5/255 --images 100 --devices 2 --batch-size 10
       squint attack cifar10 --members --systems stochastic-information-member-2
       squint attack mine.safetensors --dataset folder:images --output records.json
     """
@@ -61,8 +62,10 @@ class AttackOptions:
     """Fresh deployments of every image that are scored; default: the run's, or the ladder's budget's
     and 64 for other attacks."""
     batch_size: int | None = None
-    """Images attacked at once: fewer take less memory, lose less where an attack is stopped and can be
-    divided among processes, and draw other noise; default: the run's, or 100."""
+    """Images attacked at once: fewer take less memory and lose less where an attack is stopped, and draw
+    other noise; default: the run's, or 100."""
+    devices: int = 1
+    """Processes on this machine that share the batches, of which there should be several for each."""
     seed: int | None = None
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from squint import _ranks
+from squint._checks import InputError, check_number
 from squint.study.config import RecipeConfig
 from squint.study.folder import RunFolder
 from squint.study.keeping import held
@@ -36,10 +37,22 @@ def bring_together(recipe: RecipeConfig) -> None:
         make_fabric(recipe.train)
 
 
-def join_started() -> None:
-    """Join the processes that torchrun started for a command; alone there is nothing to do."""
-    if _ranks.started() > 1:
-        make_fabric(TrainConfig(batch_size=2 * _ranks.started()))
+def join_started(devices: int = 1) -> None:
+    """Join the processes that torchrun started for a command, or start them; alone there is nothing to do.
+
+    Args:
+        devices: processes on this machine that the command asks for.
+
+    Raises:
+        squint.InputError: not what torchrun started, or more than this machine has.
+    """
+    count = max(check_number("devices", devices, 1, whole=True), _ranks.started())
+    if count == 1:
+        return
+    try:
+        make_fabric(TrainConfig(batch_size=2 * count, devices=devices))
+    except InputError as error:
+        raise InputError(str(error).replace("train.devices", "devices")) from None
 
 
 @contextmanager
