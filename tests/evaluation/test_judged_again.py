@@ -84,6 +84,15 @@ def test_the_verdict_is_that_of_an_uninterrupted_run(tmp_path: Path) -> None:
     assert again == []
 
 
+def test_smaller_batches_are_smaller_parts_of_the_gate_too(tmp_path: Path) -> None:
+    with watched() as names:
+        judged(tmp_path, batch_size=3)
+    # Of what, how many at once, the first of them, a digest.
+    parts = [name.rsplit("-", 3)[:3] for name in names if name.startswith(("gate", "control"))]
+    assert {what.split("-")[0] for what, _, _ in parts} == {"gate", "control"}
+    assert {(many, first) for _, many, first in parts} == {("3", "0"), ("3", "3")}
+
+
 @pytest.mark.parametrize(("change", "named"), [({"ceilings": {0.2: 0.5}}, "ceilings"), ({"seed": 1}, "seed")])
 def test_another_configuration_is_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     with watched(3), pytest.raises(StoppedError):

@@ -38,7 +38,7 @@ ATTACK = "ladder"
 JUDGED = "judged"
 """Where a ladder's folder keeps what preflight and the active tests have done."""
 JUDGED_AT_ONCE = 25
-"""Images of the convergence gate and the control that are attacked at once, and kept once that is done."""
+"""Most images of the convergence gate and the control that are attacked, and then kept, at once."""
 _WITH_ACTIVE_TESTS = ("standard", "exhaustive")
 _BLACK_BOXES = {"square", "spsa", "transfer"}
 _WITHOUT_GRADIENT = {"square", "spsa"}
@@ -89,7 +89,7 @@ def ladder_report(
         resubmissions: fresh deployments R per image; None: the budget's.
         seed: base of every stream.
         limit: images used, from the first; None: all.
-        batch_size: images attacked at once.
+        batch_size: images attacked at once, and kept once that is done; so are those of the active tests.
         tier: training tier of the system.
         sources: further models to transfer from, by name.
         folder: where outcomes are kept, so that a stopped ladder goes on.
@@ -136,9 +136,9 @@ def ladder_report(
             if progress is not None:
                 progress(before, len(images) * len(radii), words)
 
-        flags, tests = _flags(
-            model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held, kept, note
-        )
+        at_once = min(batch_size, JUDGED_AT_ONCE)
+        given = (model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held)
+        flags, tests = _flags(*given, kept, at_once, note)
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
         flags += early_fall(result.first_rung)
         flags += late_falls(result.climb.broken_by, budget.rungs)
@@ -167,6 +167,7 @@ def _flags(
     ceilings: Mapping[float, float | None] | None,
     held: int | None,
     kept: KeptParts,
+    at_once: int,
     note: Callable[[str], None],
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Return what speaks against the figure, preflight and active tests or their absence, and their measures.
@@ -174,7 +175,7 @@ def _flags(
     `found` are the ladder's points (n, ...). Where no black box is among its rungs it is itself the white box
     that none may beat. Without sources the model's own members and twin are transferred from. `held` is how
     many draws at once the ladder found to fit into memory, None for all. `kept` are the parts of both that
-    are done, and `note` is told which of them begins.
+    are done, `at_once` images of the active tests, and `note` is told which of them begins.
     """
     fitting = Fitting(draws=held)
     asks = {move.attack for rung in budget.rungs for move in rung.moves}
@@ -210,7 +211,7 @@ def _flags(
             doubled=as_attack(budget.doubled(), sources=sources, draws=draws, chunk=fitting.draws),
             undefended=undefended,
             planted_batch=1,
-            batch_size=JUDGED_AT_ONCE,
+            batch_size=at_once,
             draws=draws,
             found=found,
             kept=kept,
