@@ -36,8 +36,8 @@ class DetectOptions:
     """Fit detectors on a run's validation images and attack them, knowing them and not.
 
     Writes detection.json into the run folder (runs/shipped/NAME for a shipped model), the detectors into
-    detectors/, and what every attack left into
-    detection/. Fewer than 1,000 steps leave every figure untrusted.
+    detectors/, and what every attack left into detection/. Fewer than 1,000 steps leave every figure
+    untrusted.
 
     Examples:
       squint detect runs/digits

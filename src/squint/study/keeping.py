@@ -101,7 +101,7 @@ def held(folder: Path, *, make: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if missing and os.listdir(folder) == [LOCK]:
+        if missing:
             _remove_made(missing)
         lock.close()
 
@@ -109,6 +109,8 @@ def held(folder: Path, *, make: bool = False) -> Iterator[None]:
 def _remove_made(folders: list[Path]) -> None:
     """Remove a folder that holds its lock alone and those of its parents that nobody else has used since."""
     with suppress(OSError):
+        if os.listdir(folders[0]) != [LOCK]:
+            return
         (folders[0] / LOCK).unlink()
         for folder in folders:
             folder.rmdir()
