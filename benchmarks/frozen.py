@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import medians, show
 from squint import Ensemble, calibrate, models, quantize
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.evaluation.frozen import frozen
 from squint.quantize import integer_kernel

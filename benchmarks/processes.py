@@ -18,7 +18,8 @@ from pathlib import Path
 import squint
 from squint import zoo
 from squint._files import write_json
-from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.gradients import Units
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.data import collect
 from squint.evaluation.frozen import frozen

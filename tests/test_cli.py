@@ -235,6 +235,11 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     assert "is a file; needed: a folder" in failure(capsys, "run", recipe, "--output", tmp_path / "file")
 
 
+def test_paths_that_no_system_takes_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("info", "a" * 300), ("report", "a" * 300), ("verify", "a" * 300 + "/b")):
+        assert "File name too long" in failure(capsys, *words)
+
+
 def test_our_own_defects_are_not_called_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,20 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_links_are_followed_and_special_files_left_alone(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    _files.write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    os.mkfifo(pipe)
+    for special in (pipe, tmp_path, Path("/dev/null")):
+        with pytest.raises(InputError, match="it is there and is no plain file"):
+            _files.write_bytes(special, b"x")
+    assert pipe.is_fifo()
+
+
 def test_json_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     with pytest.raises(InputError, match="does not exist"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from squint import _random
+from squint._checks import InputError
 from squint._random import (
     current_source,
     default_generator,
@@ -68,6 +69,12 @@ def test_seed_sets_squints_own_stream_and_leaves_torchs_alone() -> None:
     assert torch.equal(random_integers((100,), CPU), first)
     assert not torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("value", [-1, 2**70, 1.5, "x", None])
+def test_seeds_that_are_none_are_named(value: Any) -> None:
+    with pytest.raises(InputError, match="seed is"):
+        _random.seed(value)
 
 
 def test_contexts_nest_and_end_even_after_an_error() -> None:

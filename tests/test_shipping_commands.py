@@ -14,6 +14,7 @@ import squint.study.run
 from squint import data as D
 from squint.commands.export import ExportOptions, export_lines, export_path
 from squint.study.folder import read_results
+from squint.study.keeping import held
 from tests.study.finished import clean_images, done, finished, refused
 
 
@@ -21,6 +22,15 @@ from tests.study.finished import clean_images, done, finished, refused
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a plain network and a noisy ensemble."""
     return finished(tmp_path_factory.mktemp("shipping") / "run")
+
+
+def test_an_export_into_a_run_waits_for_no_one_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    with held(run):
+        line = refused(capsys, "export", run, "--system", "plain", "--force")
+    assert "is in use by another squint process" in line
+    assert not list(run.glob("*.onnx"))
 
 
 def test_export_predict_and_attack(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

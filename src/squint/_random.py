@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from squint._checks import InputError, InputTypeError
+from squint._checks import InputError, InputTypeError, check_number
 from squint._strata import squeeze
 
 _SEED_RANGE = 2**63 - 1
@@ -89,8 +89,12 @@ _part: ContextVar[_Part | None] = ContextVar("squint_part", default=None)
 
 
 def seed(value: int) -> None:
-    """Seed squint's own stream, which is used wherever no generator is given. Leaves torch's alone."""
-    _squint_stream.reseed(value)
+    """Seed squint's own stream, which is used wherever no generator is given. Leaves torch's alone.
+
+    Raises:
+        squint.InputError: no whole number from 0 to 2^63 - 1.
+    """
+    _squint_stream.reseed(int(check_number("seed", value, 0, 2**63 - 1, whole=True)))
 
 
 def default_generator() -> torch.Generator:

@@ -237,7 +237,7 @@ def _verify(words: list[str], screen: _Screen) -> int:
     with bars(screen.console, screen.quiet) as bar:
         results = verify_path(options, bar)
     _lines(results, options.output, screen)
-    return 0 if all(each.result.agrees for each in results) else _DIFFERS
+    return 0 if all(each.result.agrees is not False for each in results) else _DIFFERS
 
 
 def _break(words: list[str], screen: _Screen) -> int:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from squint import _random
 from squint._checks import InputError, InputTypeError
-from squint.attacks.gradients import Units, evaluation_mode, nan_reported
+from squint.attacks.gradients import Units, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import margin, objective
 from tests.attacks.models import Linear, NoisyLinear, interior_images
 

@@ -49,6 +49,14 @@ def test_classes_are_sorted_folders_and_every_image_lands_in_one_split(tmp_path:
     assert splits.train.name == f"folder:{tmp_path.name}"
 
 
+def test_a_data_folder_may_be_under_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "sets" / "mine" / "train", {"a": 10, "b": 10})
+    write_classes(tmp_path / "sets" / "mine" / "test", {"a": 3, "b": 2}, first=100)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load("folder:mine", "~/sets").test) == 5
+    assert len(load("folder:~/sets/mine").test) == 5
+
+
 def test_train_and_test_folders(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 10, "b": 10})
     write_classes(tmp_path / "test", {"a": 3, "b": 2}, first=100)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import squint
 from squint._checks import HasMemberLogits
-from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.gradients import Units
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.evaluation.frozen import frozen
 from squint.quantize import attacker_view, integer_kernel, quantizers
@@ -123,3 +124,8 @@ def test_a_network_that_may_keep_state_is_not_copied() -> None:
     hooked = ensemble()
     hooked.register_forward_hook(lambda *_: None)
     assert frozen(hooked) is hooked
+    patched = ensemble()
+    norm = next(module for module in patched.modules() if isinstance(module, nn.BatchNorm2d))
+    own = norm.forward
+    norm.forward = lambda x: own(x).clamp(0, 0.1)  # type: ignore[method-assign, assignment]
+    assert frozen(patched) is patched

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from squint import _random
 from squint._checks import InputError
+from squint.attacks.modes import evaluation_mode
 from squint.evaluation import ladder
 from squint.evaluation.budgets import Budget, Move, Rung, tiny
 from squint.evaluation.climbs import UNBROKEN
 from squint.evaluation.ladder import climb
 from squint.evaluation.ladder_run import run_ladder
-from squint.evaluation.machine import full_float32, in_memory
+from squint.evaluation.machine import in_memory
 from squint.evaluation.scoring import score
 from squint.evaluation.selection import DEPLOYED, SINGLE, Kept, error_share, selection_margin
 from tests.evaluation.ladder_models import Coin, NoisyPair, pair_data
@@ -205,7 +206,7 @@ def test_tf32_is_off_inside_and_as_it_was_afterwards() -> None:
     before = [backend.fp32_precision for backend in backends]
     try:
         backends[0].fp32_precision = "tf32"
-        with full_float32():
+        with evaluation_mode(None):
             assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
         assert [backend.fp32_precision for backend in backends] == ["tf32", before[1]]
     finally:

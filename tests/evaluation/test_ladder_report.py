@@ -14,6 +14,7 @@ import squint
 from squint.evaluation import RobustnessReport, evaluate, ladder_report
 from squint.evaluation.active import ActiveTests, active_tests
 from squint.evaluation.budgets import PRESETS, Budget, Move, Rung, tiny
+from squint.evaluation.intervals import wilson
 from squint.evaluation.preflight import CIFAR_CEILINGS, ceilings_of, preflight
 from tests.evaluation.graveyard import nets
 from tests.evaluation.ladder_models import small_ensemble
@@ -38,6 +39,13 @@ def climbed(monkeypatch: pytest.MonkeyPatch, model: Any, count: int, **options: 
     monkeypatch.setitem(PRESETS, "quick", tiny(2))
     monkeypatch.setattr("squint.evaluation.ladder_report.preflight", lambda *_, **__: [])
     return evaluate(model, nets.images(count), 0.03, "quick", **options)
+
+
+def noisy() -> squint.Ensemble:
+    """An untrained network on digits whose draws differ."""
+    net = squint.quantize(squint.models.small_cnn(in_channels=1, width=4), 4, 4, 2)
+    squint.calibrate(net, nets.images(20)[0])
+    return squint.Ensemble([net], 2).eval()
 
 
 def kinds(report: RobustnessReport) -> list[str]:
@@ -75,6 +83,28 @@ def test_few_images_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     few, enough = (climbed(monkeypatch, nets.undefended(), count) for count in (99, 100))
     assert "too_few_images" in kinds(few)
     assert "too_few_images" not in kinds(enough)
+
+
+def test_few_resubmissions_of_noise_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, tries, flagged in ((noisy(), 63, True), (noisy(), 64, False), (nets.undefended(), 2, False)):
+        found = climbed(monkeypatch, model, 4, resubmissions=tries)
+        assert ("too_few_resubmissions" in kinds(found)) == flagged
+
+
+def test_every_figure_of_a_ladder_has_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = climbed(monkeypatch, noisy(), 6, resubmissions=40).records[0]
+    details = record.details
+    for name, share in {
+        "single_draw_accuracy": record.single_draw_accuracy,
+        "persistent 10": record.persistent["10"],
+        "uint8_accuracy": details["uint8_accuracy"],
+        "known_randomness_accuracy": details["known_randomness_accuracy"],
+        **{f"{row['draws']} draws": row["accuracy"] for row in details["sweep"]},
+    }.items():
+        assert share is not None
+        assert details["intervals"][name] == pytest.approx(wilson(6 * share, 6))
+    assert record.title == "tiny"
+    assert replace(record, preset="standard").title == "ladder (standard)"
 
 
 def test_records_name_sources_skipped_moves_and_the_draws_that_were_taken(

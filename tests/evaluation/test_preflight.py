@@ -76,13 +76,13 @@ def test_a_plain_function_is_checked_too() -> None:
 
 def test_probabilities_are_no_logits() -> None:
     x, net = nets.images(8)[0], nets.undefended()
-    assert probability_outputs(net, x) is None
-    assert probability_outputs(nets.stochastic(), x) is None
+    assert probability_outputs(net, x, seed=0) is None
+    assert probability_outputs(nets.stochastic(), x, seed=0) is None
     softmax = nn.Sequential(net, nn.Softmax(-1)).eval()
-    finding = probability_outputs(softmax, x)
+    finding = probability_outputs(softmax, x, seed=0)
     assert finding is not None
     assert finding.measured["rows"] == 8
-    members = probability_outputs(squint.Ensemble([softmax, softmax]).eval(), x)
+    members = probability_outputs(squint.Ensemble([softmax, softmax]).eval(), x, seed=0)
     assert members is not None
     assert members.measured["rows"] == 16
 

@@ -50,9 +50,17 @@ def test_radii_of_l2_balls_have_the_volume_of_the_cube(elements: int) -> None:
     assert at.size == round(100 * radius) / 255
 
 
+def test_radii_that_meet_are_one_point_and_0_is_refused() -> None:
+    (l2,) = named_threats(["noise-l2"], PlaneBudget())
+    assert [at.eps for at in l2.settings([0.1 / 255, 0.2 / 255], [], 3)] == ["1/255"]
+    for threat in named_threats(["noise-linf", "noise-l2"], PlaneBudget()):
+        with pytest.raises(InputError, match="eps is 0; allowed: radii above 0"):
+            threat.settings(["0", "8/255"], [], 64)
+
+
 def test_settings_come_in_order_and_noise_has_its_norm() -> None:
     (linf,) = named_threats(["noise-linf"], PlaneBudget())
-    settings = linf.settings(["8/255", 2 / 255], [], 64)
+    settings = linf.settings(["8/255", 2 / 255, "8/255"], [], 64)
     assert [at.eps for at in settings] == ["2/255", "8/255"]
     x = torch.full((2, 1, 8, 8), 0.5)
     y = torch.zeros(2, dtype=torch.long)

@@ -183,6 +183,18 @@ def test_sequences_with_and_without_quantizers(tmp_path: Path) -> None:
             assert torch.allclose(OnnxModel(path)(x), ens(x), atol=(1e-5, 0.03)[place])
 
 
+def test_a_layer_that_runs_twice_is_exported_twice(tmp_path: Path) -> None:
+    relu, x = nn.ReLU(), torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), relu, nn.Conv2d(4, 6, 3), relu, *head).eval()
+    ens = squint.Ensemble([net]).eval()
+    path = export_onnx(ens, tmp_path / "twice.onnx").path
+    with torch.no_grad():
+        assert torch.allclose(OnnxModel(path)(x), ens(x), atol=1e-5)
+
+
 def test_the_mean_probability_survives_extreme_logits(tmp_path: Path) -> None:
     nets = [nn.Linear(2, 3) for _ in range(2)]
     with torch.no_grad():

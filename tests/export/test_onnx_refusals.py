@@ -58,7 +58,7 @@ def test_the_ensemble_is_left_alone(tmp_path: Path) -> None:
     squint.seed(1)
     stream = squint._random.default_generator().get_state()
     before = {name: value.clone() for name, value in ens.state_dict().items()}
-    export_onnx(ens, tmp_path / "m.onnx", images=digits()[2][:8])
+    export_onnx(ens, tmp_path / "m.onnx", images=digits()[2][:8], max_disagreement=0.2)
     assert ens.training
     assert torch.equal(stream, squint._random.default_generator().get_state())
     assert all(torch.equal(before[name], value) for name, value in ens.state_dict().items())

@@ -238,14 +238,19 @@ def test_entropies_lie_in_range_and_grow_with_variables(n: int, width: int, alph
 
 
 def test_gram_entropy_normalises_and_takes_batches() -> None:
-    z = rows(6, 2)
-    k = z @ z.mT
+    k = rows(6, 2) @ rows(6, 2).mT
     batch = gram_entropy(torch.stack([k, 5 * k]), alpha=1.0)
     values = torch.linalg.eigvalsh(k / k.trace()).clamp_min(1e-300)
     assert batch.tolist() == pytest.approx([-float((values * values.log()).sum())] * 2, abs=1e-9)
     assert gram_entropy(torch.stack([k, 5 * k])).tolist() == pytest.approx(
         [-math.log(float((k / k.trace()).square().sum()))] * 2
     )
+
+
+@pytest.mark.parametrize("alpha", [1 + 2e-6, 1.0001, 1.01, 3.0])
+def test_matrices_in_float32_lose_no_digits_to_the_order(alpha: float) -> None:
+    k = (-torch.cdist(rows(64, 3), rows(64, 3)).square() / 4).exp().float()
+    assert float(gram_entropy(k, alpha=alpha)) == pytest.approx(float(gram_entropy(k.double(), alpha=alpha)))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])

@@ -111,6 +111,19 @@ def test_calibrating_again_follows_the_images() -> None:
     assert named(net)[".activation_quantizer"].step is step, "an optimizer holds the parameter"
 
 
+def test_missing_ranges_leave_the_others_alone() -> None:
+    x = torch.rand(64, 4, generator=torch.Generator().manual_seed(1))
+    learned, fresh = (quantize(nn.Linear(4, 2), input_bits=None) for _ in range(2))
+    calibrate(learned, 0.5 * x)
+    before = float(named(learned)[".activation_quantizer"].high)
+    both = nn.Sequential(learned, nn.Flatten(), nn.Linear(2, 4), nn.Sigmoid(), fresh)
+    calibrate(both, x, missing=True)
+    assert float(named(learned)[".activation_quantizer"].high) == before
+    assert not needs_calibration(both)
+    calibrate(both, x)
+    assert float(named(learned)[".activation_quantizer"].high) > 1.5 * before
+
+
 def test_a_layer_that_never_runs_is_named_and_nothing_is_set() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:

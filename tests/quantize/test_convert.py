@@ -238,6 +238,9 @@ def test_a_single_layer_is_both_first_and_last() -> None:
         ({"overrides": {"stem": {"weight_bits": 12}}}, "weight_bits is 12"),
         ({"features": "heads"}, "did you mean 'head'"),
         ({"input_range": (1.0, 0.0)}, "high is 0.0"),
+        ({"input_range": (0.0, 0.5, 1.0)}, "input_range is (0.0, 0.5, 1.0); allowed: a pair"),
+        ({"input_range": 1.0}, "input_range is 1.0; allowed: a pair"),
+        ({"overrides": {"*": 5}}, "overrides['*'] is 5; allowed: names of settings"),
         ({"learn_width": True, "width": 0.1}, "0.25"),
     ],
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from squint.models import small_cnn
-from squint.quantize import StochasticQuantizer, calibrate, quantize
-from squint.quantize.observer import covering_step
+from squint.quantize import StochasticQuantizer, calibrate, cover_readers, quantize, quantizers
+from squint.quantize.observer import RangeObserver, covering_step
 
 
 @pytest.mark.parametrize("bits", [1, 2, 8])
@@ -48,3 +48,58 @@ def test_other_layers_keep_a_learned_range() -> None:
     second = net.network.get_submodule("conv2.0").activation_quantizer
     assert isinstance(second, StochasticQuantizer)
     assert isinstance(second.step, nn.Parameter)
+
+
+def test_calibration_meets_every_column_of_images() -> None:
+    # Widths are powers of two, and so would be the distance of evenly spaced samples of 512 images.
+    for shape in ((512, 1, 32, 32), (512, 12, 8, 8), (512, 3, 4, 4), (100_000, 3)):
+        observer = RangeObserver()
+        observer.observe(torch.arange(shape[-1]).float().expand(shape))
+        assert set(observer.values().tolist()) == set(range(shape[-1]))
+        assert len(observer.values()) <= 2 * 16_384
+
+
+def test_the_first_layer_covers_the_one_value_that_a_sample_misses() -> None:
+    images = torch.zeros(512, 1, 32, 32)
+    images[7, 0, 11, 5] = 1.0
+    net = quantize(small_cnn(in_channels=1, width=4), 4, 4, None)
+    calibrate(net, images)
+    quantizer = net.network.get_submodule("conv1.0").activation_quantizer
+    assert isinstance(quantizer, StochasticQuantizer)
+    assert float(quantizer.high) > (1 - 0.5) / 0.25
+
+
+class Unordered(nn.Module):
+    """Names its head first, reads the image twice, and adds a learned token to what follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.left, self.right = nn.Linear(4, 3), nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 1)
+        self.middle, self.token = nn.Conv2d(4, 4, 3), nn.Parameter(torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - 0.5) / 0.25
+        x = self.middle(self.left(x).relu() + self.right(x) + self.token)
+        out: Tensor = self.head(x.relu().mean((2, 3)))
+        return out
+
+
+def test_what_reads_the_image_is_covered_in_whatever_order_it_is_named() -> None:
+    net = quantize(Unordered(), 4, 4, 2)
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    calibrate(net, images)
+    assert torch.equal(torch.get_rng_state(), state)
+    held = {q.name: q for q in quantizers(net) if q.ranged_by_data}
+    left, right, middle = (held[f"{name}.activation_quantizer"] for name in ("left", "right", "middle"))
+    assert [quantizer.covers for quantizer in (left, right, middle)] == [True, True, False]
+    assert [quantizer.step.requires_grad for quantizer in (left, right, middle)] == [False, False, True]
+    assert float(left.high) > 1.9
+    assert float(right.high) > 1.9
+    fixed = {id(left.step), id(right.step)}
+    assert all(parameter.requires_grad for parameter in net.parameters() if id(parameter) not in fixed)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_networks_without_quantized_layers_are_not_run() -> None:
+    cover_readers(nn.Linear(3, 2), torch.zeros(1, 1, 8, 8))

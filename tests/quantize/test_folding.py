@@ -39,7 +39,7 @@ def test_each_draw_depends_on_its_own_seed_only(granularity: str) -> None:
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_draws_of_whole_networks_are_those_of_each_draw_alone(granularity: str, weight_width: float) -> None:
     x = images()
-    for net in (Residual(), VisionTransformer()):
+    for net in (Residual(), VisionTransformer(), VisionTransformer(batch_first=False)):
         quantized = quantize(net.eval(), granularity=granularity, weight_width=weight_width)
         calibrate(quantized, x)
         with draw_noise(SEEDS):

@@ -230,6 +230,9 @@ def test_the_page_shows_detection_and_the_measured_plane(
         (lambda d: d["curves"][0]["histograms"]["shares"].update(noise=[1.0]), "noise needs 2 shares"),
         (lambda d: d["curves"][0]["roc"]["pgd"].update(tpr=[0.5]), "fpr has 101 points and tpr 1"),
         (lambda d: d["curves"][0]["roc"]["pgd"].update(tpr="x"), "tpr is no list of numbers"),
+        (lambda d: d["curves"][0]["roc"]["pgd"]["tpr"].__setitem__(0, 10**400), "tpr is "),
+        (lambda d: d["curves"][0]["roc"]["pgd"]["tpr"].__setitem__(0, "x"), "tpr is 'x'"),
+        (lambda d: d["records"][0]["persistent"].update(many={}), "has 'many'; allowed: numbers of"),
     ],
 )
 def test_damage_is_named_with_its_place(

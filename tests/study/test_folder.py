@@ -46,6 +46,9 @@ def test_an_existing_run_needs_a_word(tmp_path: Path) -> None:
 def test_resume_keeps_and_overwrite_removes(tmp_path: Path) -> None:
     path = begun(tmp_path / "run")
     (path / "notes.txt").write_text("mine")
+    published = [path / name for name in ("images.npz", "card.md", "noisy-nearest.onnx", "noisy-sample.onnx")]
+    for file in published:
+        file.write_bytes(b"of the earlier run")
     with RunFolder(path, tiny(), resume=True, overwrite=False) as folder:
         assert folder.weights("plain").read_bytes() == b"kept"
     with RunFolder(path, tiny(seed=3), resume=False, overwrite=True) as folder:

@@ -192,3 +192,27 @@ def test_a_small_hypothesis_runs_and_resumes(tmp_path: Path, monkeypatch: pytest
 
 def len_of(results: dict[str, Any], name: str) -> int:
     return next(int(system["members"]) for system in results["systems"] if system["name"] == name)
+
+
+@pytest.mark.parametrize("change", [{"objective": {"agreement": 4.0}}, {"training_draws": 3}, {"epochs": 2}])
+def test_collections_that_are_trained_otherwise_share_no_member(change: dict[str, Any]) -> None:
+    systems = {
+        "bits": collection("Bits", COARSE, FINE),
+        "other": collection("Other", COARSE, COARSE) | change,
+    }
+    plan = plan_of(hypothesis(systems=systems | {"alike": collection("Alike", COARSE, COARSE)}))
+    assert plan is not None
+    assert not set(plan.parts["bits"]) & set(plan.parts["other"])
+    assert set(plan.parts["bits"]) & set(plan.parts["alike"])
+    for name, parts in plan.parts.items():
+        whole = plan.recipe.systems[name]
+        for part in (*parts, *next((c.longer for c in plan.collections if c.name == name), ())):
+            alone = plan.recipe.systems[part]
+            assert (alone.objective, alone.training_draws) == (whole.objective, whole.training_draws)
+            assert part.startswith("longer") or alone.epochs == whole.epochs
+    assert plan.collections[0].equals == ("alike",)
+
+
+def test_equal_compute_is_no_matter_of_a_hypothesis() -> None:
+    with pytest.raises(InputError, match="equal_compute is true; allowed in a hypothesis: false"):
+        plan_of(hypothesis(equal_compute=True))

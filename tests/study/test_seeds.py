@@ -259,3 +259,11 @@ def test_ablations_change_one_thing_at_a_time_at_equal_draws(name: str) -> None:
     }
     brown = found.systems["brown"].objective
     assert brown.redundancy == -brown.conditional_redundancy > 0
+
+
+def test_a_later_seed_s_folder_is_looked_at_before_the_first_is_run(tmp_path: Path) -> None:
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="seed-1 is no run folder"):
+        run_seeds(recipe(), [0, 1], tmp_path)
+    assert not (tmp_path / "seed-0").exists()

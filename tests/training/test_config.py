@@ -45,3 +45,13 @@ def test_copies_are_checked_and_configurations_frozen() -> None:
 def test_penalties_on_the_input_gradient_are_tier_b() -> None:
     assert ObjectiveConfig(agreement=40, redundancy=1).tier == "A"
     assert ObjectiveConfig(smoothness=0.1).tier == "B"
+    assert ObjectiveConfig(smoothness=4, smoothness_kind="double_backward", smoothness_step=1.5).tier == "B"
+
+
+def test_a_difference_over_a_finite_step_is_tier_c() -> None:
+    assert ObjectiveConfig(smoothness_step=1.5).tier == "A"
+    for kind in ("finite_difference", "curvature"):
+        tiers = [
+            ObjectiveConfig(smoothness=4, smoothness_kind=kind, smoothness_step=h).tier for h in (0.1, 1.5)
+        ]
+        assert tiers == ["B", "C"]

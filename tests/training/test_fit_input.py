@@ -11,8 +11,10 @@ from tests.training.nets import ensemble, network, toy_data
 from tests.training.settings import config, same
 from torch import Tensor
 
+import squint
 from squint._checks import InputError, InputTypeError
 from squint.ensemble import Ensemble
+from squint.quantize import needs_calibration, quantizers
 from squint.training import ObjectiveConfig, Watcher, fit
 
 
@@ -108,3 +110,15 @@ def test_bytes_doubles_and_batches_train_alike() -> None:
         results.append(ens)
     assert same(results[0], results[1])
     assert same(results[0], results[2])
+
+
+def test_ranges_that_are_there_are_kept_where_others_are_missing() -> None:
+    (known, _), (_, fresh) = ensemble().members, ensemble().members
+    squint.calibrate(known, X)
+    step = next(q for q in quantizers(known) if q.ranged_by_data and not q.covers).step
+    with torch.no_grad():
+        step.mul_(0.5)
+    before = step.detach().clone()
+    fit(Ensemble([known, fresh], 2), (X, Y), config(epochs=0))
+    assert torch.equal(step.detach(), before)
+    assert not needs_calibration(fresh)

@@ -91,7 +91,7 @@ def test_replay_gives_the_training_pass_again_and_updates_nothing() -> None:
     assert not torch.allclose(first, second, atol=1e-3)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in net.modules())
 
 
 def test_replay_holds_the_statistics_while_the_images_move() -> None:
@@ -152,6 +152,20 @@ def test_a_perturbation_of_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch
     squint.calibrate(ens, toy_data()[0])
     for kind in ("finite_difference", "curvature"):
         assert term_of(smooth(kind, smoothness_step=0.01), ens).item() == 0
+
+
+@pytest.mark.parametrize("kind", ["finite_difference", "curvature", "double_backward"])
+def test_no_chunk_divides_a_batch_that_was_normalized_whole(kind: str) -> None:
+    x, y = toy_data(12)
+    ens = ensemble().train()
+    squint.calibrate(ens, x)
+    values = []
+    for chunk in (1000, 12, 5):
+        ens.chunk = chunk
+        with noise(source(1)):
+            values.append(smooth(kind, smoothness_step=1.0)(ens, x, y, 0)["smoothness"].item())
+    assert values[0] > 0
+    assert values[1:] == pytest.approx([values[0]] * 2)
 
 
 def test_the_objective_leaves_the_generator_where_one_pass_would() -> None:

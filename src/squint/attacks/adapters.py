@@ -20,7 +20,8 @@ from squint._checks import (
     format_fraction,
 )
 from squint.attacks.geometry import Ball
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import log_mean_probability
 
 Attack = Callable[[AnyModel, Tensor, Tensor, float, torch.Generator], Tensor]

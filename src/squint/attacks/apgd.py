@@ -8,8 +8,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, finite_examples, nan_found
+from squint.attacks.gradients import AnyModel, Units, nan_found, usable
 from squint.attacks.incumbent import Bank, Incumbent, best_of
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import Objective, objective
 from squint.attacks.targets import likely_targets
 
@@ -154,9 +155,9 @@ def _run(
     judged, last = checkpoints(steps), 0
     for step in range(1, steps + 1):
         loss, slope = units.gradient(point, goal, _random.next_seed(generator))
-        finite = per_example(finite_examples(loss, slope), slope)
+        finite, slope = usable(loss, slope)
         sound = torch.where(finite, point, sound)
-        direction = ball.normalise(slope.where(finite, 0.0))
+        direction = ball.normalise(slope)
         target = ball.project(sound + per_example(size, point).to(point) * direction)
         share = MOMENTUM if step > 1 else 1.0
         moved = ball.project(sound + share * (target - sound) + (1 - share) * (sound - previous))

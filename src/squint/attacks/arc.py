@@ -10,8 +10,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import HasMemberLogits, check_choice, check_number, need_members
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import Units, evaluation_mode, nan_found
+from squint.attacks.gradients import Units, made_finite, nan_found
 from squint.attacks.incumbent import Bank, Incumbent
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import Objective, margin
 
 GROUPS = 4
@@ -30,7 +31,7 @@ def arc(
     eot: int = 8,
     bank_draws: int = 32,
     renew_every: int = 5,
-    max_classes: int = 4,
+    max_classes: int | None = 4,
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
     chunk: int | None = None,
@@ -56,7 +57,7 @@ def arc(
         eot: draws over which each unit is averaged.
         bank_draws: draws on which points are compared.
         renew_every: walks between two banks.
-        max_classes: wrong classes, the highest first, whose boundaries are looked at.
+        max_classes: wrong classes, the highest first, whose boundaries are looked at; None: all.
         generator: source of all randomness; None takes squint's own stream.
         start: warm start (batch, ...), projected into the ball.
         chunk: draws whose graph is held in memory at once.
@@ -76,7 +77,7 @@ def arc(
         ("restarts", restarts),
         ("bank_draws", bank_draws),
         ("renew_every", renew_every),
-        ("max_classes", max_classes),
+        ("max_classes", 1 if max_classes is None else max_classes),
     ):
         check_number(name, value, 1, whole=True)
     check_choice("accept", accept, ACCEPT)
@@ -103,7 +104,7 @@ def arc(
 
 
 def _walk(
-    units: Units, ball: Ball, bank: Bank, best: Incumbent, rule: Objective, max_classes: int, seed: int
+    units: Units, ball: Ball, bank: Bank, best: Incumbent, rule: Objective, most: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return where a walk over all units leads from the incumbent, and its score; gradients use `seed`."""
     rows = torch.arange(len(ball.x), device=ball.x.device)
@@ -117,15 +118,16 @@ def _walk(
             own = unit_logits(z)[unit, rows]
             correct = own.gather(1, units.y.long().unsqueeze(1))
             others = own.scatter(1, units.y.long().unsqueeze(1), float("-inf"))
-            return (correct - others.topk(min(max_classes, own.shape[1] - 1)).values).T
+            wrong = own.shape[1] - 1
+            return (correct - others.topk(wrong if most is None else min(most, wrong)).values).T
 
         here = ball.project(best.point + turn.to(ball.x))
         gap, slopes = units.gradients(here, gaps, seed)
-        flat = slopes.flatten(2)
+        flat = made_finite(slopes.flatten(0, 1)).view_as(slopes).flatten(2)
         # A boundary without a gradient is infinitely far, whatever the gap.
         length = _dual(flat, ball.norm)
         zeta, nearest = torch.where(length > 0, gap / length, float("inf")).min(0)
-        w = flat[nearest, rows].nan_to_num(0.0)
+        w = flat[nearest, rows]
         h = -w / _dual(w, ball.norm).unsqueeze(1).clamp_min(1e-300)
         flat_turn = turn.flatten(1)
         reached = zeta + (h * flat_turn).sum(1)

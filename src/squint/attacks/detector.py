@@ -14,7 +14,8 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import log_mean_probability, mean_cross_entropy
 from squint.attacks.pursuit import DeployedDetector, Pursuit, Weigh
 
@@ -40,7 +41,8 @@ def selective(
     """Return the iterates most often wrong and unflagged: each step attacks the prediction or the score.
 
     While the margin m = ℓ_y − ℓ_c of the label is above −0.05 the step ascends −m, else it descends the
-    score (selective PGD, Bryniarski et al. 2022, section 3.2). Iterates are compared over 32 deployments.
+    score (selective PGD, Bryniarski et al. 2022, section 3.2). Iterates are compared over 8 to 32
+    deployments, as `eot` allows.
 
     Args:
         model: a callable returning logits (batch, classes), or a model with `member_logits`.

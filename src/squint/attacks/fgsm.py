@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from squint import _random
-from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, finite_examples
+from squint.attacks.geometry import Ball
+from squint.attacks.gradients import AnyModel, Units, usable
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 
 
@@ -36,5 +37,5 @@ def fgsm(
     seed = _random.next_seed(generator or _random.default_generator())
     with evaluation_mode(model):
         value, gradient = units.gradient(ball.x, goal, seed)
-    usable = per_example(finite_examples(value, gradient), gradient)
-    return ball.project(ball.x + eps * ball.normalise(gradient.where(usable, 0.0)))
+    _, slope = usable(value, gradient)
+    return ball.project(ball.x + eps * ball.normalise(slope))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from squint import _random
 from squint._checks import (
@@ -20,6 +20,7 @@ from squint._checks import (
     check_logits,
     check_number,
 )
+from squint.attacks.geometry import per_example
 from squint.attacks.objectives import Objective
 
 AnyModel = Model | HasMemberLogits
@@ -222,31 +223,28 @@ def _nan_images(z: Tensor) -> Tensor:
     return z.detach().isnan().any(-1).flatten(0, -2).any(0)
 
 
-@contextmanager
-def evaluation_mode(model: object) -> Iterator[None]:
-    """Put a module and every part of it in evaluation mode with frozen parameters; give all back as it was.
+def usable(loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which examples a step can begin from (batch, 1, ...), and their gradient made finite, else 0.
 
-    Attacks want the gradient of the images alone: quantizers would work out that of their ranges for nothing.
+    Those whose loss is finite and whose gradient is not NaN throughout.
+
+    Args:
+        loss: (batch,).
+        gradient: (batch, ...).
     """
-    modules = model if isinstance(model, nn.Module) else nn.Module()
-    modes = [(part, part.training) for part in modules.modules()]
-    learned = [parameter for parameter in modules.parameters() if parameter.requires_grad]
-    try:
-        for part, _ in modes:
-            part.training = False
-        for parameter in learned:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        for parameter in learned:
-            parameter.requires_grad_(True)
+    sound = per_example(loss.isfinite() & ~gradient.isnan().flatten(1).all(1), gradient)
+    return sound, made_finite(gradient).where(sound, 0.0)
 
 
-def finite_examples(loss: Tensor, gradient: Tensor) -> Tensor:
-    """Return a mask (batch,) of the examples whose loss and gradient are finite."""
-    return loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+def made_finite(gradient: Tensor) -> Tensor:
+    """Return gradients (batch, ...) with NaN as 0, and infinity as the largest finite element of its example.
+
+    A single such element must not stop the attack on its image, which goes on along the others.
+    """
+    known = gradient.isfinite()
+    largest = gradient.abs().where(known, 0.0).flatten(1).amax(1)
+    limit = per_example(largest.where(largest > 0, 1.0), gradient)
+    return gradient.where(known, gradient.nan_to_num(0.0, math.inf, -math.inf).sign() * limit)
 
 
 def _chunks(draws: int, chunk: int | None) -> list[range]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import HasMemberLogits, check_number, need_members
 from squint.attacks.geometry import Ball, step_sizes
-from squint.attacks.gradients import Units, evaluation_mode
+from squint.attacks.gradients import Units, made_finite
 from squint.attacks.incumbent import best_of
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
 
@@ -61,7 +62,7 @@ def member_pgd(
 
     def gradient(point: Tensor) -> tuple[Tensor, Tensor]:
         losses, slopes = units.gradients(point, each, _random.next_seed(generator))
-        flat = slopes.flatten(2)
+        flat = made_finite(slopes.flatten(0, 1)).view_as(slopes).flatten(2)
         votes = flat / flat.norm(dim=2, keepdim=True).clamp_min(1e-300)
         return losses.sum(0), votes.sum(0).view_as(point)
 

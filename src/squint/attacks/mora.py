@@ -11,8 +11,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import HasMemberLogits, check_choice, check_number, need_members
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import Units, evaluation_mode, finite_examples
+from squint.attacks.gradients import Units, usable
 from squint.attacks.incumbent import best_of
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import Objective, log_mean_probability
 from squint.attacks.targets import likely_targets
 
@@ -143,10 +144,10 @@ def _run(
     for step in range(steps):
         loss, slope = units.gradient(point, goal, _random.next_seed(generator))
         found |= loss.isposinf()
-        finite = per_example(finite_examples(loss, slope), slope)
+        finite, slope = usable(loss, slope)
         sound = torch.where(finite, point, sound)
         size = ball.eps * (1 + math.cos(math.pi * step / steps))
-        target = ball.project(sound + size * ball.normalise(slope.where(finite, 0.0)))
+        target = ball.project(sound + size * ball.normalise(slope))
         share = MOMENTUM if step else 1.0
         moved = ball.project(sound + share * (target - sound) + (1 - share) * (sound - previous))
         previous, point = sound, torch.where(per_example(found, point), point, moved)

@@ -11,8 +11,9 @@ from squint import _random
 from squint._checks import check_number
 from squint.attacks.adaptive import AdaptiveGradient
 from squint.attacks.geometry import Ball, per_example, step_sizes
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, finite_examples
+from squint.attacks.gradients import AnyModel, Units, usable
 from squint.attacks.incumbent import best_of
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import Objective, objective
 
 
@@ -120,7 +121,7 @@ def ascend(
     """Return the last iterate of projected ascent: gradient, normalise, project.
 
     An example stops where its loss is +inf: its logits are NaN, which is an error (`nan_found`). Any other
-    step after which its loss or gradient is not finite is taken back.
+    step after which its loss is not finite, or its gradient NaN throughout, is taken back (`usable`).
 
     Args:
         gradient: a point (batch, ...) -> its losses (batch,) and gradient.
@@ -135,12 +136,12 @@ def ascend(
     for size in sizes:
         loss, slope = gradient(point)
         found |= loss.isposinf()
-        finite = per_example(finite_examples(loss, slope), slope)
+        finite, slope = usable(loss, slope)
         sound = torch.where(finite, point, sound)
-        slope = slope.where(finite, 0.0)
         if momentum:
             length = per_example(slope.flatten(1).abs().sum(1), slope).clamp_min(1e-300)
-            velocity = momentum * velocity + slope / length
+            # Where a step is taken back, what led to it is forgotten: it would lead there again.
+            velocity = (momentum * velocity + slope / length).where(finite, 0.0)
         else:
             velocity = slope
         moved = ball.project(sound + size * ball.normalise(velocity))

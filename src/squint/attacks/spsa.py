@@ -8,7 +8,8 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, per_example, step_sizes
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_found
+from squint.attacks.gradients import AnyModel, Units, nan_found
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import InputError, check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.incumbent import Bank, Incumbent
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

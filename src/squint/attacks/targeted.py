@@ -8,8 +8,9 @@ from torch import Tensor
 from squint import _random
 from squint._checks import check_number
 from squint.attacks.geometry import Ball, step_sizes
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.incumbent import Bank, best_of
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import Objective, margin, mean_logits_margin, objective
 from squint.attacks.pgd import ascend
 from squint.attacks.targets import likely_targets

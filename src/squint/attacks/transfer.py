@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from squint import _random
 from squint._checks import InputError, check_number
 from squint.attacks.geometry import Ball, per_example
-from squint.attacks.gradients import AnyModel, Units, View, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units, View, usable
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
 
@@ -69,7 +70,9 @@ def transfer(
         votes = torch.zeros_like(point, dtype=torch.float64)
         for units in each:
             value, slope = units.gradient(point, goal, _random.next_seed(generator), view=view)
-            total += value
+            # A source that fails on an image has no vote there; that it does is no success against the model.
+            sound, slope = usable(value, slope)
+            total += value.where(sound.flatten(), 0.0)
             votes += slope / per_example(slope.flatten(1).abs().sum(1), slope).clamp_min(1e-300)
         return total, votes
 

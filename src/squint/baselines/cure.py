@@ -25,10 +25,8 @@ from torch import Tensor
 from squint.baselines.fixed_pass import FixedPass, input_gradients, member_losses
 from squint.baselines.rival import OPTIONS, Rival, Setup
 from squint.training import Objective
+from squint.training.config import DERIVATIVE
 from squint.training.objective import ramp
-
-_DERIVATIVE = 0.1
-"""Steps up to this length count as a derivative and not as an ascent."""
 
 
 def sign_direction(gradient: Tensor) -> Tensor:
@@ -54,7 +52,7 @@ class Cure(Rival):
     @property
     def tier(self) -> str:
         """C at the published step; B where the step is small enough to be a derivative."""
-        return "C" if self.step > _DERIVATIVE else "B"
+        return "C" if self.step > DERIVATIVE else "B"
 
     def objective(self, setup: Setup) -> Objective:
         """Return the loss, each member with its own direction."""

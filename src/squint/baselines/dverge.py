@@ -29,7 +29,7 @@ from torch.nn.modules.conv import _ConvNd
 from squint._checks import InputError, parse_fraction
 from squint._random import default_generator
 from squint.attacks.geometry import Ball
-from squint.attacks.gradients import evaluation_mode
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.pgd import ascend
 from squint.baselines.fixed_pass import member_losses
 from squint.baselines.rival import OPTIONS, Rival, Setup

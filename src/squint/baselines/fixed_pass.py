@@ -17,8 +17,9 @@ from squint.training.smoothness import BatchStatistics
 class FixedPass:
     """Runs a batch once as training does, then again at other points, where only the image differs.
 
-    The further passes meet the same noise and normalize by the first pass's batch statistics, with their
-    graph, so that an example's loss depends on that example alone; no running statistic moves again.
+    Further passes meet the same noise (over a part of the batch: that of its first rows) and normalize by the
+    first pass's batch statistics, with their graph, so that an example's loss depends on that example alone;
+    no running statistic moves again.
 
     Args:
         ens: a model with `member_logits`.

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from squint._checks import InputError
 from squint.baselines.rival import OPTIONS, Rival, Setup
-from squint.training import EnsembleObjective, Objective
+from squint.training import EnsembleObjective, Objective, ObjectiveConfig
 
 
 @dataclass(config=OPTIONS)
@@ -41,8 +41,8 @@ class GradientRegularisation(Rival):
 
     @property
     def tier(self) -> str:
-        """B: it penalises the input gradient."""
-        return "B"
+        """B: it penalises the input gradient; C where its finite difference is too long for a derivative."""
+        return self._penalty(ObjectiveConfig()).tier
 
     def check(self, setup: Setup) -> None:
         """Raise `InputError` where the system's own loss has a smoothness term too."""
@@ -55,14 +55,16 @@ class GradientRegularisation(Rival):
 
     def objective(self, setup: Setup) -> Objective:
         """Return the system's loss with the penalty."""
-        config = replace(
-            setup.objective,
+        return EnsembleObjective(self._penalty(setup.objective), setup.training_draws, setup.total_steps)
+
+    def _penalty(self, objective: ObjectiveConfig) -> ObjectiveConfig:
+        return replace(
+            objective,
             smoothness=self.strength,
             smoothness_kind=self.kind,
             smoothness_step=self.step,
             smoothness_warmup=self.warmup,
         )
-        return EnsembleObjective(config, setup.training_draws, setup.total_steps)
 
     def passes_per_step(self, members: int, draws: int) -> int:
         """Return the training pass, the one that is differentiated and the moved one or second gradient."""

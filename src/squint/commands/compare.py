@@ -12,11 +12,13 @@ import tyro
 from torch import Tensor
 
 from squint._checks import InputError, check_choice, check_number, format_fraction
-from squint._files import read_json
 from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
 from squint.evaluation.evidence_files import load_evidence
-from squint.evaluation.ladder_report import ATTACK as LADDER
+from squint.evaluation.records import LADDER
+from squint.report.results import parse_results
 from squint.study.folder import read_config, read_results
+from squint.study.hypothesis import EQUAL_PASSES
+from squint.study.keeping import data_digests
 from squint.study.pairs import settings_of
 from squint.zoo import resolved
 
@@ -140,17 +142,22 @@ def _outcomes_of(word: str) -> _Outcomes:
         labels = found.labels
     if not shares:
         raise InputError(f"{run} has no outcomes of {name} yet: squint run --resume makes them")
-    about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
-    images = about.get("data", {}).get(recipe.attack.split) if isinstance(about, dict) else None
+    images = data_digests(run).get(recipe.attack.split)
     data = f"{recipe.dataset}, {recipe.attack.split}"
     return _Outcomes(f"{place}:{name}", shares, data, images, labels)
 
 
 def _presets(run: Path, system: str) -> dict[str, str]:
-    """Return the ladder's settings with what was spent on them: ladders of two budgets are two attacks."""
-    records = read_results(run)["records"] if (run / "results.json").is_file() else []
-    own = [record for record in records if record["system"] == system and record["attack"] == LADDER]
-    return {f"{LADDER} {record['eps']}": f"{LADDER} {record['eps']}, {record['preset']}" for record in own}
+    """Return settings with what was spent on them, where one name stands for several budgets."""
+    if not (run / "results.json").is_file():
+        return {}
+    records = parse_results(read_results(run), str(run / "results.json")).records
+    own = [each for each in records if each.system == system]
+    return {
+        f"{each.attack} {each.eps}": f"{each.attack} {each.eps}, {each.preset}"
+        for each in own
+        if each.attack == LADDER or each.preset == EQUAL_PASSES
+    }
 
 
 def _evidence(path: Path, name: str) -> _Outcomes:

@@ -18,6 +18,7 @@ from squint.export.onnx import ExportReport, Prepared, export_onnx, prepare
 from squint.export.parity import MAX_MEAN_DEVIATION, MAX_VARIANCE_DEVIATION, Comparison, ParityError
 from squint.study.config import config_hash
 from squint.study.folder import read_results
+from squint.study.keeping import held
 from squint.zoo import home, is_shipped
 
 RANGE_IMAGES = 512
@@ -105,25 +106,27 @@ def export_path(options: ExportOptions) -> Exported:
         test, train, clean = splits.test, splits.train, _first(splits.validation, DETECTOR_IMAGES)
     ranging = None if train is None else _first(train, RANGE_IMAGES).float_images()
     undetected = _undetected(target, prepared, 0 if clean is None else len(clean), fewest)
+    output = options.output or _default_output(options.path, target, prepared.rounding)
     try:
-        report = export_onnx(
-            target.ens,
-            options.output or _default_output(options.path, target, prepared.rounding),
-            options.rounding,
-            images=None if test is None else _first(test, options.images).float_images(),
-            labels=None if test is None else _first(test, options.images).labels,
-            range_images=ranging,
-            detector_images=None if undetected or clean is None else clean.float_images(),
-            false_alarm_rate=options.false_alarm_rate,
-            opset=options.opset,
-            saturating=True if options.cpu == "any" else None,
-            integer_sums=options.integer_sums,
-            max_disagreement=options.max_disagreement,
-            force=options.force,
-            class_names=None if test is None else test.class_names,
-            recipe=_recipe(target),
-            robustness=_headline(target),
-        )
+        with held(output.parent):
+            report = export_onnx(
+                target.ens,
+                output,
+                options.rounding,
+                images=None if test is None else _first(test, options.images).float_images(),
+                labels=None if test is None else _first(test, options.images).labels,
+                range_images=ranging,
+                detector_images=None if undetected or clean is None else clean.float_images(),
+                false_alarm_rate=options.false_alarm_rate,
+                opset=options.opset,
+                saturating=True if options.cpu == "any" else None,
+                integer_sums=options.integer_sums,
+                max_disagreement=options.max_disagreement,
+                force=options.force,
+                class_names=None if test is None else test.class_names,
+                recipe=_recipe(target),
+                robustness=_headline(target),
+            )
     except ParityError as error:
         ways = "" if error.sampled or not options.integer_sums else "--no-integer-sums may be closer, "
         ways += "" if error.sampled else "--max-disagreement allows more, "

@@ -8,9 +8,12 @@ import sys
 import traceback
 
 from squint import _ranks
-from squint._checks import InputError, InputTypeError, printable
+from squint._checks import InputError, InputTypeError, printable, shown
 from squint._memory import is_out_of_memory
 from squint._ranks import FailedElsewhere, LostProcess
+
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+"""What is wrong with a path that someone named, found where no one looked for it."""
 
 
 def failure(error: BaseException, command: str, debug: bool) -> int:
@@ -41,6 +44,8 @@ def failure(error: BaseException, command: str, debug: bool) -> int:
         return _said(error, "out of memory: lower the batch size, the draws or the images", 2, debug)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
         return _said(error, f"cannot write {error.filename or 'the output'}: {error.strerror}", 2, debug)
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
+        return _said(error, f"cannot use {shown(str(error.filename))}: {error.strerror}", 2, debug)
     message = f"internal error, {type(error).__name__}: {text}"
     return _said(error, message if debug else f"{message} (--debug shows where)", 1, debug)
 

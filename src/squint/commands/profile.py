@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from squint import _ranks
 from squint._checks import InputError, check_number, printable
 from squint._files import remove_folder, write_json, write_text
 from squint.commands.targets import attacked_images, radii_for, run_targets
-from squint.evaluation.information_plane import DEFAULT_THREATS, information_plane
+from squint.evaluation.information_plane import DEFAULT_THREATS, information_plane, trajectories
+from squint.evaluation.plane_points import check_estimators
 from squint.evaluation.plane_profile import PlaneProfile, PlaneRow, profile_of
+from squint.evaluation.threats import PlaneBudget
 from squint.study.progress import Bar
 from squint.zoo import home
 
@@ -100,6 +103,13 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
             "members to compare"
         )
     test = attacked_images(pairs[0])
+    # What is wrong is found before anything that is kept goes.
+    for name in ("draws", "resubmissions"):
+        check_number(name, getattr(options, name), 1, whole=True)
+    check_estimators(list(options.estimators))
+    for target in pairs:
+        radii, elements = radii_for(target, options.eps), math.prod(test.shape)
+        trajectories(options.threats, radii, options.strengths, elements, budget=PlaneBudget())
     folder = options.folder / "plane"
     if not options.resume:
         _ranks.first(lambda: remove_folder(folder))

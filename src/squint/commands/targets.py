@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,8 +11,9 @@ from squint import data as D
 from squint._checks import InputError, check_choice
 from squint.ensemble import Ensemble
 from squint.export import load
-from squint.study.attack import ALONE, check_fit, targets
+from squint.study.attack import ALONE, check_fit, parts_of, targets
 from squint.study.config import RecipeConfig
+from squint.study.images import attacked
 from squint.study.keeping import CHANGED, check_data, digests_of
 from squint.study.published import kept_images
 from squint.zoo import resolved
@@ -26,16 +27,18 @@ class Target:
         file: its weights.
         ens: what they hold, on the CPU.
         recipe: of the run that the file lies in; None outside of a run.
+        part: what follows the file's name where `ens` is one of its members.
     """
 
     file: Path
     ens: Ensemble
     recipe: RecipeConfig | None
+    part: str = ""
 
     @property
     def name(self) -> str:
         """Return the system's name."""
-        return self.file.stem
+        return self.file.stem + self.part
 
     @property
     def known(self) -> RecipeConfig:
@@ -86,6 +89,14 @@ def run_targets(run: Path) -> list[Target]:
     return load_targets(run)
 
 
+def member_targets(target: Target) -> list[Target]:
+    """Return the members of a system as systems of their own, under the names that attacks give them."""
+    return [
+        replace(target, ens=ens, part=name.removeprefix(target.file.stem))
+        for _, name, ens in parts_of(target.file, members=True)[1:]
+    ]
+
+
 def data_for(target: Target, dataset: str | None = None, data_dir: str | None = None) -> D.Splits:
     """Return the data of a system's run, split as in its training, or another data set that it fits.
 
@@ -108,10 +119,14 @@ def data_for(target: Target, dataset: str | None = None, data_dir: str | None = 
 
 
 def attacked_images(target: Target, dataset: str | None = None, data_dir: str | None = None) -> D.ImageData:
-    """Return the test images of a system: those that its published folder keeps, or see `data_for`."""
+    """Return the images that a system is attacked on: those that its published folder keeps, or its recipe's.
+
+    Of another data set the test images; errors as of `data_for`.
+    """
     kept = kept_images(target.file.parent.parent) if dataset is None and data_dir is None else None
     if kept is None:
-        return data_for(target, dataset, data_dir).test
+        splits = data_for(target, dataset, data_dir)
+        return attacked(splits, target.known) if dataset in (None, target.known.dataset) else splits.test
     check_fit(target.file, target.ens, kept)
     return kept
 

@@ -60,7 +60,8 @@ recipes: {recipes}, or the path of a .yaml file
 """
 WHAT = {
     "run": "Trains every system of a recipe, attacks all of them, and writes records, weights and a report.",
-    "train": "Trains every system of a recipe and writes their weights; `squint run ... --resume` goes on.",
+    "train": "Trains every system of a recipe and writes their weights; `squint run ... --resume` goes on\n"
+    "(with --seed N for an ablation, which is otherwise run over three seeds).",
 }
 
 

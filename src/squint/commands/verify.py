@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from squint._checks import InputError, check_choice, format_fraction
-from squint.commands.targets import Target, attacked_images, load_target, run_targets
+from squint.commands.targets import Target, attacked_images, load_target, member_targets, run_targets
 from squint.evaluation.evidence import Verification, verify
 from squint.evaluation.evidence_files import load_evidence
 from squint.study.progress import Bar
@@ -60,7 +60,11 @@ class Verified:
     def __str__(self) -> str:
         """Return one line for people."""
         r = self.result
-        verdict = "agrees" if r.agrees else "DIFFERS: the figure does not hold on unseen draws"
+        verdict = {
+            True: "agrees",
+            False: "DIFFERS: the figure does not hold on unseen draws",
+            None: "of another number of draws than when it was saved, and not held against that",
+        }[r.agrees]
         return (
             f"{self.system} at eps {self.eps}: {r.accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}] on seed "
             f"{r.seed}, {r.saved_accuracy:.1%} when it was saved; single draw {r.single_draw_accuracy:.1%}; "
@@ -110,6 +114,8 @@ def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     files = sorted((path / "evidence").glob("*.npz"))
     if not files:
         raise InputError(f"{path} has no evidence yet: squint attack {path} --attacks quick makes it")
+    for target in list(systems.values()):
+        systems.update((member.name, member) for member in member_targets(target))
     for file in files:
         check_choice(f"system of {file}", file.stem, systems)
     return [(systems[file.stem], file) for file in files]

@@ -49,7 +49,7 @@ def load(
     if name.startswith(FOLDER_PREFIX):
         path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
         share = VALIDATION_SHARE if validation is None else validation
-        return load_folder(Path(data_dir or ".") / path, validation=share, seed=seed)
+        return load_folder(Path(data_dir or ".").expanduser() / path, validation=share, seed=seed)
     check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH"))
     if name == "digits":
         return digits(validation=VALIDATION_IMAGES if validation is None else validation, seed=seed)

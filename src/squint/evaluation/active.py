@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from squint import data as D
 from squint._checks import InputError, check_number, format_fraction, parse_fraction
 from squint._random import derive_generator, derive_seed
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
+from squint.attacks.gradients import AnyModel, Units, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted, notes_on
 from squint.evaluation.kept_parts import KeptParts
@@ -39,8 +40,7 @@ class ActiveTests:
         planted_found: planted adversarial points found.
         planted_total: planted points of which the construction succeeded.
         planted_tried: images in whose ball one was to be planted.
-        planted_draws: draws that a deployment of a planted copy averages, the most over all copies; as many
-            as the model's own unless noise hid points from those.
+        planted_draws: most draws that a planted copy averages: the model's own unless noise hid points.
         convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
         control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
         control_bare: accuracy left to it without the noise.

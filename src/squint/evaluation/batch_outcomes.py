@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from squint._checks import InputError
 from squint._files import read_json, write_json
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
+from squint.attacks.gradients import AnyModel, Units, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.ensemble import is_foreign
 from squint.evaluation.arrays import Array, read_npz, write_npz
 

@@ -38,8 +38,8 @@ class Move:
         start: "best" for the best points so far, "random" for a random point of the ball.
         loss: loss of "apgd", "pgd" and "view_pgd".
         temperature: divides the logits inside the mean ("pgd").
-        targets: targets of "targeted", screened targets of "apgd_targeted", targeted runs of "mora" (-1:
-            all), classes that "arc" looks at.
+        targets: targets of "targeted", screened targets of "apgd_targeted", targeted runs of "mora", classes
+            that "arc" looks at (-1: all, of these two).
         refine: refining steps of "targeted", refined targets of "apgd_targeted".
         runs: restarts of "arc", number of weights beta of "mora", directions of "spsa".
         shared: divide the steps among the members, whose gradients are taken one by one.
@@ -116,8 +116,11 @@ class Budget:
         return replace(self, name=f"{self.name}, first {rungs} rungs", rungs=self.rungs[:rungs])
 
     def with_draws(self, eot: int) -> Budget:
-        """Return the same budget with `eot` draws in every move."""
-        return self._changed(f"{self.name}, {eot} draws", lambda moves: _all(moves, eot=eot))
+        """Return the same budget with `eot` draws in every move but transfer, whose are its sources'."""
+        return self._changed(
+            f"{self.name}, {eot} draws",
+            lambda moves: tuple(m if m.attack == "transfer" else replace(m, eot=eot) for m in moves),
+        )
 
     def doubled(self) -> Budget:
         """Return twice the steps, draws and random starts, without a limit: for the convergence gate."""
@@ -247,8 +250,8 @@ EXHAUSTIVE = Budget(
         Rung(
             "members",
             (
-                Move("arc", 20, 20, targets=4, runs=5),
-                Move("arc", 20, 20, targets=4, runs=5, accept="expected_accuracy"),
+                Move("arc", 20, 20, targets=-1, runs=5),
+                Move("arc", 20, 20, targets=-1, runs=5, accept="expected_accuracy"),
                 Move("mora", 100, 20, "random", targets=-1, runs=5),
                 Move("mora", 100, 20, targets=-1, runs=5),
                 Move("mora", 100, 20, "random", targets=-1, runs=5, ensemble_term="probability"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from squint import data as D
 from squint._checks import InputError, check_number, format_fraction, parse_fraction
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel
+from squint.attacks.modes import evaluation_mode
 from squint.evaluation.arrays import read_npz
 from squint.evaluation.evidence_files import (
     FLOAT_TOLERANCE,
@@ -23,8 +24,7 @@ from squint.evaluation.evidence_files import (
 )
 from squint.evaluation.intervals import paired_bootstrap, wilson
 from squint.evaluation.ladder_run import device_of
-from squint.evaluation.machine import full_float32
-from squint.evaluation.scoring import RESUBMISSIONS, deployed_draws, score
+from squint.evaluation.scoring import RESUBMISSIONS, deployed_draws, is_random, score
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Verification:
         single_draw_accuracy: of one draw of all members.
         saved_accuracy: the figure that came with the evidence.
         agrees: whether the two figures differ by no more than three standard errors of the resubmissions,
-            and one image that another machine's arithmetic may turn.
+            and one image that another machine's arithmetic may turn; None where they are of different numbers
+            of draws.
         n: images.
         seed: of the score stream.
     """
@@ -46,7 +47,7 @@ class Verification:
     ci95: tuple[float, float]
     single_draw_accuracy: float
     saved_accuracy: float
-    agrees: bool
+    agrees: bool | None
     n: int
     seed: int
 
@@ -68,7 +69,7 @@ def verify(
         data: the clean images and labels, in the evidence's order.
         evidence: `Evidence`, or a file of `save_evidence`.
         seed: of the score stream; one that the evidence was not made with.
-        draws: draws S per deployment; None: the model's own.
+        draws: draws S per deployment; None: those of the evidence, or the model's own where it does not say.
         resubmissions: deployments R.
         batch_size: images scored at once; part of the stream's keys.
 
@@ -78,19 +79,21 @@ def verify(
     held = evidence if isinstance(evidence, Evidence) else load_evidence(evidence)
     source = "the evidence" if isinstance(evidence, Evidence) else str(evidence)
     points = fitting(data, held.images, held.index, held.labels, held.eps, source)
-    correct, single = _correct(model, points, held.labels, "evidence", seed, draws, resubmissions, batch_size)
+    own = deployed_draws(model) if held.draws is None else held.draws
+    count = own if draws is None else draws
+    correct, single = _correct(model, points, held.labels, "evidence", seed, count, resubmissions, batch_size)
     n, accuracy, saved = len(correct), float(correct.mean()), float(held.correct.mean())
-    p = (correct + held.correct) / 2
-    error = math.sqrt(float((p * (1 - p)).sum()) * (1 / resubmissions + 1 / held.resubmissions)) / n
-    return Verification(
-        accuracy,
-        wilson(accuracy * n, n),
-        single,
-        saved,
-        abs(accuracy - saved) <= 3 * error + 1 / n,
-        n,
-        seed,
-    )
+    error = _resubmission_error(model, correct, held.correct, resubmissions, held.resubmissions)
+    agrees = abs(accuracy - saved) <= 3 * error + 1 / n if count == own else None
+    return Verification(accuracy, wilson(accuracy * n, n), single, saved, agrees, n, seed)
+
+
+def _resubmission_error(model: AnyModel, a: Tensor, b: Tensor, tries_a: int, tries_b: int) -> float:
+    """Return the standard error of the difference of two means over the same images, from resubmissions."""
+    if not is_random(model):
+        return 0.0
+    p = (a + b) / 2
+    return math.sqrt(float((p * (1 - p)).sum()) * (1 / tries_a + 1 / tries_b)) / len(a)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class Challenge:
         ci95: Wilson interval over images.
         record_accuracy: on the record's images of the same places, same scoring; None without a record.
         difference_ci95: bootstrap interval of the paired difference, challenger less record; None likewise.
-        beats_record: whether that whole interval lies below zero: the challenger breaks more.
+        beats_record: whether the challenger breaks more: that whole interval lies below zero, and the
+            difference is more than three standard errors of the resubmissions.
         n: images.
         seed: of the score stream.
     """
@@ -157,7 +161,7 @@ def break_with(
     if record is None:
         return Challenge(accuracy, wilson(accuracy * n, n), None, None, False, n, seed)
     held = record if isinstance(record, Evidence) else load_evidence(record)
-    if held.eps > radius + FLOAT_TOLERANCE:
+    if abs(held.eps - radius) > FLOAT_TOLERANCE:
         raise InputError(
             f"the record was made at eps {format_fraction(held.eps)}; the challenge at "
             f"{format_fraction(radius)} cannot be held against it"
@@ -171,7 +175,10 @@ def break_with(
     ours, _ = _correct(model, own, labels, "record", *rest)
     low, high = paired_bootstrap(theirs, ours, seed=seed)
     record_accuracy = float(ours.mean())
-    return Challenge(accuracy, wilson(accuracy * n, n), record_accuracy, (low, high), high < 0, n, seed)
+    # The bootstrap shows the chance that lies in the images. Of one image all chance is the noise's.
+    noise = 3 * _resubmission_error(model, theirs, ours, resubmissions, resubmissions)
+    beats = high < 0 and record_accuracy - accuracy > noise
+    return Challenge(accuracy, wilson(accuracy * n, n), record_accuracy, (low, high), beats, n, seed)
 
 
 def _correct(
@@ -189,7 +196,7 @@ def _correct(
     check_number("resubmissions", resubmissions, 1, whole=True)
     count = check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True)
     device, correct, single = device_of(model), [], []
-    with evaluation_mode(model), full_float32():
+    with evaluation_mode(model):
         for batch, first in enumerate(range(0, len(points), batch_size)):
             scores = score(
                 model,

@@ -37,6 +37,7 @@ class Evidence:
         resubmissions: deployments behind `correct`.
         eps: L∞ radius.
         system: name of the attacked system.
+        draws: S of those deployments; None where a file does not say.
     """
 
     index: Tensor
@@ -47,6 +48,7 @@ class Evidence:
     resubmissions: int
     eps: float
     system: str
+    draws: int | None = None
 
 
 def evidence_of(result: LadderResult) -> Evidence:
@@ -60,6 +62,7 @@ def evidence_of(result: LadderResult) -> Evidence:
         result.rounded.resubmissions,
         float(result.configuration["eps_value"]),
         str(result.configuration["system"]),
+        int(result.configuration["draws"]),
     )
 
 
@@ -73,6 +76,8 @@ def save_evidence(path: Path | str, evidence: Evidence) -> None:
         "system": np.asarray(evidence.system),
         "format": np.asarray(FORMAT),
     }
+    if evidence.draws is not None:
+        arrays["draws"] = np.asarray(evidence.draws)
     write_npz(Path(path), arrays)
 
 
@@ -104,6 +109,9 @@ def load_evidence(path: Path | str) -> Evidence:
         int(check_number("resubmissions", _number(arrays, "resubmissions", path), 1, whole=True)),
         parse_fraction("eps", _number(arrays, "eps", path)),
         str(arrays["system"]) if "system" in arrays else "",
+        int(check_number("draws", _number(arrays, "draws", path), 1, whole=True))
+        if "draws" in arrays
+        else None,
     )
 
 

@@ -18,6 +18,7 @@ from squint._checks import InputError, format_fraction
 from squint.evaluation.budgets import Rung
 from squint.evaluation.records import Finding
 from squint.evaluation.rungs import SPENT
+from squint.evaluation.scoring import RESUBMISSIONS, Scores
 
 POINT = 0.01
 """How far one accuracy may lie above another before the difference is looked at."""
@@ -26,6 +27,8 @@ LATE_FALL = 0.08
 _BLACK_BOXES = {"square", "spsa", "transfer"}
 _LEVEL = float(special.ndtr(-2.0))
 """Chance of an excess beyond two standard errors: the level of one comparison, and of Holm's family."""
+FEWEST_IMAGES = 100
+"""Fewer images than this settle nothing."""
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,25 @@ def _excess(comparison: Comparison) -> _Excess:
     if error == 0:
         return _Excess(mean, error, 0.0 if mean > POINT else 1.0)
     return _Excess(mean, error, float(special.ndtr((POINT - mean) / error)))
+
+
+def small_sample(scores: Scores) -> list[Finding]:
+    """Return findings for a figure of too few images, or of a noisy model with too few resubmissions."""
+    found, n = [], len(scores.errors)
+    if n < FEWEST_IMAGES:
+        found.append(
+            Finding(
+                "too_few_images",
+                f"the figure is of {n} images; needed: {FEWEST_IMAGES}",
+                {"n": n, "needed": FEWEST_IMAGES},
+            )
+        )
+    if scores.random and scores.resubmissions < RESUBMISSIONS:
+        found.append(
+            Finding(
+                "too_few_resubmissions",
+                f"each image was submitted {scores.resubmissions} times; needed: {RESUBMISSIONS}",
+                {"resubmissions": scores.resubmissions, "needed": RESUBMISSIONS},
+            )
+        )
+    return found

@@ -66,7 +66,8 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
 
 
 def _known(part: nn.Module) -> bool:
-    return type(part).__module__.startswith(_OURS) and not any(getattr(part, hooks) for hooks in _HOOKS)
+    own = type(part).__module__.startswith(_OURS) and "forward" not in vars(part)
+    return own and not any(getattr(part, hooks) for hooks in _HOOKS)
 
 
 def _fold(parent: nn.Module, named: set[nn.Module]) -> None:

@@ -30,6 +30,8 @@ MOST_UNSEEN = 0.05
 """Share of the images of which gradients may see less than a third of what the loss does, or the opposite."""
 MOST_OVERSTATED = 0.15
 """Share of the images of which gradients may promise over three times the rise, as coarse quantizers do."""
+_ROUNDING = 1e-9
+"""Nats that rounding may hide: a confident network's loss stands still where its gradient does not."""
 _NODES = 8
 
 
@@ -45,6 +47,7 @@ def zero_gradients(
 ) -> list[Finding]:
     """Return findings for missing gradients: of over 1 % of the examples, or behind a quantizer.
 
+    Missing is a gradient that is zero throughout, or has an element that is not finite.
     The gradient is that of −log p̄_y at x, pooled over `draws`, with the loss head in float64. A quantizer is
     found where a gradient reaches its output on some example and none leaves through its input on any.
 
@@ -65,7 +68,8 @@ def zero_gradients(
             units = Units(part, y[rows], draws, chunk=chunk)
             stream = derive_seed(seed, "zero gradients", *keys, first)
             _, gradient = units.gradient(x[rows], objective("ce", y[rows]), stream)
-            absent.append((gradient.flatten(1) == 0).all(1))
+            flat = gradient.flatten(1)
+            absent.append((flat == 0).all(1) | ~flat.isfinite().all(1))
         return float(torch.cat(absent).double().mean())
 
     with _watched_quantizers(model) as seen:
@@ -94,7 +98,8 @@ def zero_gradients(
 def _missing(share: float, where: str, n: int, draws: int) -> Finding:
     return Finding(
         "zero_gradients",
-        f"{share:.1%} of the examples have an all-zero gradient{where}; allowed: {MOST_ZERO:.0%}",
+        f"{share:.1%} of the examples have an all-zero gradient{where}, or one that is not finite; allowed: "
+        f"{MOST_ZERO:.0%}",
         {"share": share, "n": n, "draws": draws},
     )
 
@@ -140,8 +145,8 @@ class Fidelity:
         ratio: predicted over actual; infinite where the loss does not rise.
         standard_error: of the ratio, over images.
         unseen: share of the images whose loss moves over three times as far as gradients predict, or the
-            other way.
-        overstated: share of the images whose loss moves less than a third as far as predicted.
+            other way, or is finite where they are not.
+        overstated: share of the images whose loss moves less than a third as far as predicted, or not at all.
         images: images that were looked at.
     """
 
@@ -172,7 +177,8 @@ def fidelity(
     path integral ∫⟨∇L(x + t·d), d⟩ dt by the midpoint rule, which for a true gradient *is* the rise
     (fundamental theorem of calculus), however curved the network. What is left in the ratio is the error of
     the surrogate: gradients that do not belong to the function. The direction, the path and the two ends use
-    draws of their own; the ends share theirs. Images where a loss or gradient is not finite are left out.
+    draws of their own; the ends share theirs. Images where a loss or gradient is not finite are left out of
+    the means.
 
     Args:
         model: in evaluation mode.
@@ -198,20 +204,23 @@ def fidelity(
     ends = derive_seed(seed, "fidelity", "ends")
     before, after = (goal(units.logits(point, ends).double()) for point in (ball.x, ball.x + step))
     rise = after - before
-    finite = path.isfinite() & rise.isfinite()
+    finite, looked = path.isfinite() & rise.isfinite(), rise.isfinite()
+    count, lost = int(looked.sum()), int((looked & ~finite).sum())
     path, rise, start, step = path[finite], rise[finite], start[finite], step[finite]
     if not len(path):
-        return Fidelity(0.0, 0.0, 0.0, math.inf, math.inf)
+        return Fidelity(0.0, 0.0, 0.0, math.inf, math.inf, lost / max(count, 1), 0.0, count)
     predicted, actual = float(path.mean()), float(rise.mean())
     ratio = error = math.inf
     if actual > 0:
         ratio = predicted / actual
         if len(path) > 1:
-            error = float((path - ratio * rise).std()) / math.sqrt(len(x)) / actual
+            error = float((path - ratio * rise).std()) / math.sqrt(len(path)) / actual
     first_order = float(_along(start, step).mean())
-    unseen = (path * rise.sign() < rise.abs() / PREDICTED_WITHIN).double().mean()
-    overstated = (path * rise.sign() > rise.abs() * PREDICTED_WITHIN).double().mean()
-    return Fidelity(predicted, actual, first_order, ratio, error, float(unseen), float(overstated), len(path))
+    unseen = int((path * rise.sign() < rise.abs() / PREDICTED_WITHIN).sum()) + lost
+    still = (rise == 0) & (path.abs() > _ROUNDING)
+    overstated = int((still | (path * rise.sign() > rise.abs() * PREDICTED_WITHIN)).sum())
+    shares = unseen / count, overstated / count
+    return Fidelity(predicted, actual, first_order, ratio, error, *shares, count)
 
 
 def unfaithful(measured: Fidelity) -> Finding | None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, InputTypeError, check_number
 from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel
+from squint.attacks.modes import evaluation_mode
 from squint.data.corruptions import STRENGTHS
 from squint.ensemble import Ensemble
 from squint.evaluation.batch_outcomes import digest, model_digest
@@ -107,18 +108,14 @@ def information_plane(
         squint.InputTypeError: a model without members; squint.InputError: a single member, or an argument
             that is not allowed, or `folder` holds another plane's rows.
     """
-    budget = budget or PlaneBudget()
-    chosen = named_threats([threats] if isinstance(threats, str | Threat) else threats, budget, sources)
-    radii = [eps] if isinstance(eps, str | int | float) else list(eps)
-    if not radii and any(threat.norm for threat in chosen):
-        raise InputError("eps is empty; allowed: one radius or more")
+    for name, value in (("batch_size", batch_size), ("draws", draws), ("resubmissions", resubmissions)):
+        check_number(name, value, 1, whole=True)
+    check_number("bootstrap", bootstrap, 2, whole=True)
     measures = [estimators] if isinstance(estimators, str) else list(estimators)
     check_estimators(measures)
-    check_strengths(strengths)
-    least = {"batch_size": 1, "bootstrap": 2, "draws": 1, "resubmissions": 1}
-    for name, value in zip(least, (batch_size, bootstrap, draws, resubmissions), strict=True):
-        check_number(name, value, least[name], whole=True)
     images, labels = D.collect(data, limit)
+    budget = budget or PlaneBudget()
+    settings = trajectories(threats, eps, strengths, images[0].numel(), budget=budget, sources=sources)
     device = _device(ens)
     if len(images) < 2:
         raise InputError("data holds 1 image; allowed: 2 or more, to shuffle pairs of")
@@ -126,7 +123,6 @@ def information_plane(
         (images[i : i + batch_size].to(device), labels[i : i + batch_size].to(device))
         for i in range(0, len(images), batch_size)
     ]
-    settings = [(t, s) for t in chosen for s in t.settings(radii, strengths, images[0].numel())]
     fitting = Fitting()
     rows: list[PlaneRow] = []
 
@@ -178,6 +174,36 @@ def information_plane(
             if progress is not None:
                 progress(done + 1, len(settings) + 1)
     return profile_of(rows)
+
+
+def trajectories(
+    threats: str | Threat | Sequence[str | Threat],
+    eps: str | float | Sequence[str | float],
+    strengths: Sequence[int],
+    elements: int,
+    *,
+    budget: PlaneBudget,
+    sources: Sequence[AnyModel] = (),
+) -> list[tuple[Threat, Setting]]:
+    """Return every point of the plane but the clean one.
+
+    Args:
+        threats: as of `information_plane`.
+        eps: as of `information_plane`.
+        strengths: of the corruptions.
+        elements: pixels times channels of an image.
+        budget: of the attacks.
+        sources: models that "transfer" starts from.
+
+    Raises:
+        squint.InputError: an unknown threat, no radius where one is needed, or one that is not allowed.
+    """
+    chosen = named_threats([threats] if isinstance(threats, str | Threat) else threats, budget, sources)
+    radii = [eps] if isinstance(eps, str | int | float) else list(eps)
+    if not radii and any(threat.norm for threat in chosen):
+        raise InputError("eps is empty; allowed: one radius or more")
+    check_strengths(strengths)
+    return [(t, s) for t in chosen for s in t.settings(radii, strengths, elements)]
 
 
 def copies(models: Sequence[nn.Module], draws: int = 4) -> Ensemble:

@@ -18,11 +18,12 @@ from squint._checks import (
     format_fraction,
 )
 from squint._random import derive_generator, next_seed
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode, nan_reported
+from squint.attacks.gradients import AnyModel, Units, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.evaluation.budgets import Budget, Rung, named_budget
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun
 from squint.evaluation.frozen import frozen
-from squint.evaluation.machine import full_float32, in_memory
+from squint.evaluation.machine import in_memory
 from squint.evaluation.metering import Meter
 from squint.evaluation.moves import attack
 from squint.evaluation.rungs import SPENT, Assault, obstacle, own_sources
@@ -93,7 +94,7 @@ def climb(
     check_number("resubmissions", resubmissions, 1, whole=True)
     draws = int(check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True))
     if not is_random(model):
-        # All draws are alike: more than one of them would only use the budget up.
+        # All its draws are alike: more than one of them would only use the budget up.
         resubmissions, draws, budget = 1, 1, replace(budget.with_draws(1), name=budget.name)
     # Attacked are copies: nothing is computed twice in them, and the model stays as it is.
     model = frozen(model, precise=budget.precise)
@@ -106,7 +107,6 @@ def climb(
     with ExitStack() as stack:
         for each in (model, *sources.values()):
             stack.enter_context(evaluation_mode(each))
-        stack.enter_context(full_float32())
         stack.enter_context(nan_reported())
         state.begin()
         for number, rung in enumerate(budget.rungs, 1):

@@ -19,7 +19,7 @@ from squint.evaluation.batch_outcomes import digest
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
 from squint.evaluation.first_rung import early_fall
-from squint.evaluation.flags import late_falls, moves_skipped
+from squint.evaluation.flags import late_falls, moves_skipped, small_sample
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import as_attack
 from squint.evaluation.ladder_result import LadderResult
@@ -28,22 +28,26 @@ from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs
 from squint.evaluation.preflight import preflight
 from squint.evaluation.preflight_runs import Probes
-from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
+from squint.evaluation.records import (
+    LADDER,
+    NO_ACTIVE_TESTS,
+    WHOLE_LADDERS,
+    Finding,
+    Outcome,
+    Record,
+    RobustnessReport,
+)
 from squint.evaluation.rungs import own_sources
 from squint.evaluation.scoring import is_random
 from squint.evaluation.selection import DEPLOYED
 from squint.quantize.modes import quantizers
 
-ATTACK = "ladder"
 JUDGED = "judged"
 """Where a ladder's folder keeps what preflight and the active tests have done."""
 JUDGED_AT_ONCE = 25
 """Most images of the convergence gate and the control that are attacked, and then kept, at once."""
-_WITH_ACTIVE_TESTS = ("standard", "exhaustive")
 _BLACK_BOXES = {"square", "spsa", "transfer"}
 _WITHOUT_GRADIENT = {"square", "spsa"}
-FEWEST_IMAGES = 100
-"""Images without which the ladder's figure, its interval and its tests settle nothing."""
 
 _NO_CONTROL = Finding(
     "no_noise_control",
@@ -140,9 +144,9 @@ def ladder_report(
         given = (model, (images, labels), radius, budget, seed, draws, sources, found, ceilings, held)
         flags, tests = _flags(*given, kept, at_once, note)
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
-        flags += early_fall(result.first_rung)
+        flags += small_sample(result.deployed) + early_fall(result.first_rung)
         flags += late_falls(result.climb.broken_by, budget.rungs)
-        if budget.name in _WITH_ACTIVE_TESTS:
+        if budget.name in WHOLE_LADDERS:
             flags += moves_skipped([reason for run in result.climb.rungs for reason in run.skipped])
         tried = (*own_sources(model), *(sources or {}))
         record = _record(result, budget, system, eps, seed, tier, flags, tried)
@@ -150,7 +154,7 @@ def ladder_report(
         records.append(record)
         if evidence is not None and not place and images.ndim == 4 and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
-        outcomes.append(Outcome(ATTACK, radius, result.climb.points[DEPLOYED], result.deployed.correct))
+        outcomes.append(Outcome(LADDER, radius, result.climb.points[DEPLOYED], result.deployed.correct))
     assert clean is not None
     return RobustnessReport(system, tuple(records), tuple(outcomes), clean)
 
@@ -192,9 +196,7 @@ def _flags(
         fitting=fitting,
         kept=kept,
     )
-    if len(found) < FEWEST_IMAGES:
-        flags.append(_too_few(len(found)))
-    if budget.name not in _WITH_ACTIVE_TESTS:
+    if budget.name not in WHOLE_LADDERS:
         note("")
         return [*flags, NO_ACTIVE_TESTS], {}
     undefended = _undefended(sources or {})
@@ -233,14 +235,6 @@ def _judged(
     }
 
 
-def _too_few(images: int) -> Finding:
-    return Finding(
-        "too_few_images",
-        f"the figure is of {images} images; needed: {FEWEST_IMAGES}",
-        {"n": images, "needed": FEWEST_IMAGES},
-    )
-
-
 def _undefended(sources: Mapping[str, AnyModel]) -> nn.Module | None:
     """Return the first source without noise or quantizers, which 8-bit noise must not make robust."""
     plain = (source for source in sources.values() if isinstance(source, nn.Module))
@@ -262,7 +256,7 @@ def _record(
     eot = max((move.eot for move in moves), default=0)
     return Record(
         system=system,
-        attack=ATTACK,
+        attack=LADDER,
         preset=budget.name,
         norm="linf",
         eps=eps,

@@ -101,12 +101,13 @@ class LadderResult:
                 {
                     "draws": point.draws,
                     "resubmissions": point.resubmissions,
-                    "accuracy": 1 - float(point.errors.double().mean()) / point.resubmissions,
+                    "accuracy": point.accuracy,
                     "seconds_per_image": point.seconds,
                 }
                 for point in self.sweep
             ],
             **({} if self.first_rung is None else self.first_rung.summary()),
+            "intervals": self._intervals(),
             "margins": margin_summary(self.margins),
             "clean_margins": margin_summary(self.clean_margins),
             "broken_on_clean": int((broken == 0).sum()),
@@ -128,6 +129,21 @@ class LadderResult:
             ],
             "seconds": self.seconds,
         }
+
+    def _intervals(self) -> dict[str, list[float]]:
+        """Return the Wilson intervals of the figures beside the headline's, by their names."""
+        figures = {
+            "single_draw_accuracy": self.single.single_draw_accuracy,
+            "uint8_accuracy": self.rounded.accuracy,
+            "known_randomness_accuracy": _share_right(self.known_wrong),
+            "known_randomness_clean_accuracy": _share_right(self.known_clean_wrong),
+            **{f"persistent {q}": self.deployed.persistent_accuracy(q) for q in TRIES},
+            **{f"clean persistent {q}": self.clean.persistent_accuracy(q) for q in TRIES},
+            **{f"{point.draws} draws": point.accuracy for point in self.sweep},
+            **({} if self.first_rung is None else self.first_rung.summary()),
+        }
+        n = len(self.labels)
+        return {name: _interval(share, n) for name, share in figures.items() if share is not None}
 
 
 def _interval(accuracy: float, n: int) -> list[float]:

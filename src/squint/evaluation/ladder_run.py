@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from squint import _ranks
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_number, format_fraction, parse_fraction
-from squint.attacks.gradients import AnyModel, evaluation_mode
+from squint.attacks.gradients import AnyModel
+from squint.attacks.modes import evaluation_mode
 from squint.data.dataset import to_unit
 from squint.evaluation.arrays import Array
 from squint.evaluation.batch_outcomes import BatchOutcomes, as_array, digest, model_digest
@@ -24,7 +25,6 @@ from squint.evaluation.frozen import frozen
 from squint.evaluation.ladder import climb
 from squint.evaluation.ladder_kept import assembled
 from squint.evaluation.ladder_result import LadderResult, assemble
-from squint.evaluation.machine import full_float32
 from squint.evaluation.scoring import Scores, deployed_draws, is_random, score
 from squint.evaluation.scoring_rules import SWEEP, known_randomness, pooled_margins, sweep, to_bytes
 from squint.evaluation.selection import DEPLOYED, SINGLE
@@ -131,7 +131,7 @@ def run_ladder(
             progress(DONE, 0, min(first + batch_size * _ranks.count(), len(images)))
         return part
 
-    with evaluation_mode(model), full_float32():
+    with evaluation_mode(model):
         parts = sharded(-(-len(images) // batch_size), outcome, f"ladder on {system}")
     if folder is not None:
         return assembled(configuration, labels, images, parts, Path(folder))

@@ -1,4 +1,4 @@
-"""What the machine decides: how much fits into memory, and how precise its float32 is."""
+"""What the machine decides: how much fits into memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -97,19 +97,3 @@ class Fitting:
         finally:
             model.chunk = own
         return found
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Keep TF32 out of matrix products and convolutions inside the context."""
-    # Not the older `allow_tf32`: reading it fails once someone has used the newer settings.
-    known: Any = torch.backends
-    backends = (known.cuda.matmul, known.cudnn.conv)
-    found = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, found, strict=True):
-            backend.fp32_precision = precision

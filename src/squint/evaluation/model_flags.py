@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from squint._checks import HasMemberLogits, InputError, check_logits
-from squint._random import derive_seed
+from squint._random import derive_generator, derive_seed, noise
 from squint.attacks.gradients import AnyModel, Units
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import Scores
@@ -41,7 +41,7 @@ def training_mode(model: object) -> Finding | None:
 
 
 @torch.no_grad()
-def probability_outputs(model: AnyModel, x: Tensor) -> Finding | None:
+def probability_outputs(model: AnyModel, x: Tensor, *, seed: int) -> Finding | None:
     """Return a finding if outputs, or member outputs, are probabilities: each row non-negative, sum 1.
 
     A softmax over probabilities lies between 1/(1 + (K−1)e) and e/(e + K−1): losses saturate and gradients
@@ -50,11 +50,14 @@ def probability_outputs(model: AnyModel, x: Tensor) -> Finding | None:
     Args:
         model: in evaluation mode.
         x: images (batch, ...).
+        seed: of the noise.
     """
+    generator = derive_generator(seed, "probability outputs")
     if isinstance(model, HasMemberLogits):
-        rows, what = model.member_logits(x, 1).flatten(0, -2).double(), "member_logits"
+        rows, what = model.member_logits(x, 1, generator=generator).flatten(0, -2).double(), "member_logits"
     else:
-        logits = model(x)
+        with noise(generator):
+            logits = model(x)
         check_logits(logits, len(x))
         rows, what = logits.double(), "outputs"
     off = float((rows.sum(-1) - 1).abs().max())

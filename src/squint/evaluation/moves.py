@@ -15,7 +15,7 @@ from squint.attacks.arc import GROUPS
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.budgets import Attack, Move
 from squint.evaluation.metering import Meter
-from squint.evaluation.rungs import TWIN, Assault, hidden_layers
+from squint.evaluation.rungs import Assault, hidden_layers
 from squint.evaluation.scoring import is_random
 from squint.quantize import attacker_view
 
@@ -153,7 +153,7 @@ def _arc(run: _Run) -> Iterable[Tensor]:
         steps=run.steps,
         restarts=move.runs,
         eot=move.eot,
-        max_classes=move.targets,
+        max_classes=None if move.targets < 0 else move.targets,
         accept=move.accept,
         start=run.start,
         generator=run.generator,
@@ -252,14 +252,14 @@ def _square(run: _Run) -> Iterable[Tensor]:
 
 def _transfer(run: _Run) -> Iterable[Tensor]:
     move, on = run.move, run.on
-    for name, source in on.sources.items():
+    for source in on.sources.values():
         yield A.transfer(
             [run.meter.counted(source)],
             on.x,
             on.y,
             eps=on.eps,
             steps=move.steps,
-            eot=1 if name == TWIN else move.eot,
+            eot=move.eot if is_random(source) else 1,
             diversity=0.5 if on.x.ndim == 4 else 0.0,
             start=run.start,
             generator=run.generator,

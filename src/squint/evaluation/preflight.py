@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from squint import data as D
 from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
+from squint.attacks.gradients import AnyModel, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.evaluation.flags import above_ceilings, excesses
 from squint.evaluation.frozen import frozen
 from squint.evaluation.gradient_flags import Fidelity, fidelity, unevenly_faithful, unfaithful, zero_gradients
@@ -118,7 +119,7 @@ def preflight(
         rises = _rises(kept, lambda: fitting.both(model, faithful, probes.fidelity_draws))
         single = [
             in_training,
-            fitting.forward(model, lambda: probability_outputs(model, x[few])),
+            fitting.forward(model, lambda: probability_outputs(model, x[few], seed=seed)),
             fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed)),
             unfaithful(rises),
             unevenly_faithful(rises),

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from squint._checks import InputError, format_fraction, parse_fraction
 
+LADDER = "ladder"
+"""What records of every budget of rungs have for their attack."""
+WHOLE_LADDERS = ("standard", "exhaustive")
+"""Budgets with all rungs and the active tests."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,6 +65,13 @@ class Record:
     red_flags: tuple[Finding, ...] = ()
     trusted: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The attack and its budget as people read them: less than `standard` is never called the ladder."""
+        if self.attack == LADDER and self.preset not in WHOLE_LADDERS:
+            return self.preset
+        return f"{self.attack} ({self.preset})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -127,7 +139,7 @@ class RobustnessReport:
         for r in self.records:
             verdict = "trusted" if r.trusted else "UNTRUSTED: " + "; ".join(f.message for f in r.red_flags)
             lines.append(
-                f"{r.system}: clean {r.clean_accuracy:.1%}, {r.attack} ({r.preset}) at eps {r.eps} "
+                f"{r.system}: clean {r.clean_accuracy:.1%}, {r.title} at eps {r.eps} "
                 f"{r.robust_accuracy:.1%} [{r.ci95[0]:.1%}, {r.ci95[1]:.1%}], n={r.n}, S={r.draws}, "
                 f"steps={r.steps}, eot={r.eot}, seed={r.seed}; {verdict}"
             )

@@ -16,7 +16,8 @@ from squint import _ranks
 from squint import data as D
 from squint._checks import HasMemberLogits, InputError, check_choice, check_number, format_fraction
 from squint._random import derive_generator
-from squint.attacks.gradients import AnyModel, evaluation_mode, nan_reported
+from squint.attacks.gradients import AnyModel, nan_reported
+from squint.attacks.modes import evaluation_mode
 from squint.evaluation.batch_outcomes import digest, model_digest
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
@@ -248,7 +249,19 @@ def _record(
         persistent={str(q): scores.persistent_accuracy(q) for q in TRIES},
         clean_persistent={str(q): clean.persistent_accuracy(q) for q in TRIES},
         tier=tier,
-        details={"resubmissions": scores.resubmissions, "loss": setting.loss},
+        details={
+            "resubmissions": scores.resubmissions,
+            "loss": setting.loss,
+            "intervals": {
+                name: wilson(share * n, n)
+                for name, share in {
+                    "single_draw_accuracy": scores.single_draw_accuracy,
+                    **{f"persistent {q}": scores.persistent_accuracy(q) for q in TRIES},
+                    **{f"clean persistent {q}": clean.persistent_accuracy(q) for q in TRIES},
+                }.items()
+                if share is not None
+            },
+        },
     )
 
 

@@ -191,6 +191,11 @@ class SweepPoint:
     errors: Tensor
     seconds: float
 
+    @property
+    def accuracy(self) -> float:
+        """Mean over images of the share of deployments that are correct."""
+        return 1 - float(self.errors.double().mean()) / self.resubmissions
+
 
 @torch.no_grad()
 def sweep(

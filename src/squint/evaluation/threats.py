@@ -55,19 +55,22 @@ class Threat:
         """Return the points of the trajectory, the smallest first.
 
         The radius of an L2 threat is that of the L2 ball with the volume of the L∞ ball of radius eps, about
-        0.48·eps·√elements, rounded to a multiple of 1/255.
+        0.48·eps·√elements, rounded to a multiple of 1/255. Radii that meet are one point.
 
         Args:
-            eps: L∞ radii.
+            eps: L∞ radii, above 0: every trajectory has the clean point.
             strengths: of corruptions.
             elements: pixels times channels of an image.
         """
         if not self.norm:
             return [Setting(f"strength {s}", float(s), s) for s in sorted(strengths)]
         radii = sorted(parse_fraction("eps", value) for value in eps)
+        if radii and radii[0] == 0:
+            raise InputError("eps is 0; allowed: radii above 0, because the clean point is always there")
         if self.norm == "l2":
             radii = [max(1, round(255 * r * _volume_radius(elements))) / 255 for r in radii]
-        return [Setting(format_fraction(radius), radius) for radius in radii]
+        points = {format_fraction(radius): radius for radius in radii}
+        return [Setting(name, radius) for name, radius in points.items()]
 
     def attack(
         self,

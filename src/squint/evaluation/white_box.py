@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from squint import attacks as A
-from squint.attacks.gradients import AnyModel, Units, evaluation_mode
+from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.incumbent import best_of
+from squint.attacks.modes import evaluation_mode
 
 Attack = Callable[[AnyModel, Tensor, Tensor, float, torch.Generator], Tensor]
 """(model, x, y, eps, generator) -> adversarial images, in [0, 1] and within eps."""

@@ -25,7 +25,9 @@ def ksg(z1: Tensor, z2: Tensor, *, k: int = 3, variant: int = 1) -> Tensor:
 
     Neither bound. Nearly unbiased for weak dependence in few dimensions; too low for strong dependence and
     more than a few dimensions (n grows exponentially with the information). Can be slightly negative. Cost
-    O(n² (d1 + d2)), exact, 512 rows at a time, in float64. Scales of z1 and z2 do not matter to one another.
+    O(n² (d1 + d2)), exact, 512 rows at a time, in float64. The joint norm compares distances in z1 with those
+    in z2, so that each variable is first divided by its standard deviation (one number for all columns): its
+    units do not matter, those of its columns against one another do.
 
     Args:
         z1: (n, d1).
@@ -44,8 +46,16 @@ def ksg(z1: Tensor, z2: Tensor, *, k: int = 3, variant: int = 1) -> Tensor:
     x, y = z1.double(), z2.double()
     if bool((x == x[0]).all()) or bool((y == y[0]).all()):
         return z1.new_zeros(())
+    x, y = _standard(x), _standard(y)
     terms = torch.cat([_local_terms(x, y, slice(i, i + CHUNK), k, variant) for i in range(0, n, CHUNK)])
     return (terms.mean() + _digamma(terms.new_tensor(n))).to(z1.dtype)
+
+
+def _standard(x: Tensor) -> Tensor:
+    # The largest deviation goes first: squares of very small values vanish.
+    x = x - x.mean(0)
+    x = x / x.abs().max()
+    return x / x.square().mean().sqrt()
 
 
 def _local_terms(x: Tensor, y: Tensor, rows: slice, k: int, variant: int) -> Tensor:

@@ -48,7 +48,8 @@ def gram_entropy(k: Tensor, *, alpha: float = 2.0) -> Tensor:
             diagonal of 0 or more, not all zero.
     """
     check_number("alpha", alpha, 0.0, open_low=True)
-    return entropies(_check_gram(k), alpha)
+    k = _check_gram(k)
+    return entropies(k if alpha == 2 else k.double(), alpha).to(k.dtype)
 
 
 def entropies(k: Tensor, alpha: float) -> Tensor:

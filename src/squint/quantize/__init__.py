@@ -1,6 +1,6 @@
 """Quantization: pure math, the quantizer, quantized layers and conversion of any module."""
 
-from squint.quantize.calibration import calibrate, needs_calibration
+from squint.quantize.calibration import calibrate, cover_readers, needs_calibration
 from squint.quantize.convert import QuantizedNetwork, quantize
 from squint.quantize.modes import quantizers, set_gradient, set_rounding
 from squint.quantize.quantizer import StochasticQuantizer
@@ -14,6 +14,7 @@ __all__ = [
     "StochasticQuantizer",
     "attacker_view",
     "calibrate",
+    "cover_readers",
     "needs_calibration",
     "quantize",
     "quantizers",

@@ -10,43 +10,102 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from squint._checks import InputError, check_images
+from squint._random import noise
+from squint.quantize.layers import QuantizedLayer
 from squint.quantize.modes import quantizers
 from squint.quantize.observer import RangeObserver, best_step, covering_step
+from squint.quantize.quantizer import StochasticQuantizer
 
 
-def calibrate(net: nn.Module, images: Tensor) -> None:
+def calibrate(net: nn.Module, images: Tensor, *, missing: bool = False) -> None:
     """Set the ranges of every activation quantizer inside `net` from the values that `images` produce.
 
     The values are those of the network without activation rounding; each grid is signed where any value was
     negative (low = -2^(bits-1) steps) and unsigned otherwise (low = 0), with the step of least squared error.
     Batch normalization uses its running statistics, or those of `images` where it has seen no batch yet.
-    Nothing else changes: no statistics, no module's mode.
+    Layers that read the images are covered, see `cover_readers`. Nothing else changes: no statistics, no
+    module's mode.
 
     Args:
         net: a quantized network, or any module that holds some (an ensemble).
         images: (batch, ...) in [0, 1]; a few hundred are enough.
+        missing: leave the ranges alone that quantizers have already.
 
     Raises:
         squint.InputError: the images are not in [0, 1], or a layer never ran; then no range is changed.
     """
     check_images(images)
+    cover_readers(net, images)
+    with _observed(net) as observers, _evaluation(net), torch.no_grad():
+        net(images)
+    wanted = {q: seen for q, seen in observers.items() if not (missing and bool(q.calibrated))}
+    unseen = [quantizer.name for quantizer, observer in wanted.items() if not observer.seen]
+    if unseen:
+        raise InputError(f"{', '.join(unseen)} saw no value: the layer did not run on these images")
+    for quantizer, observer in wanted.items():
+        levels = 2**quantizer.bits
+        lowest = -float(levels // 2) if observer.signed else 0.0
+        choose, values = (
+            (covering_step, observer.ends()) if quantizer.covers else (best_step, observer.values())
+        )
+        quantizer.set_grid(choose(values[None], lowest, levels)[0], lowest, levels)
+
+
+def cover_readers(net: nn.Module, images: Tensor) -> None:
+    """Fix the ranges of layers that read the images, and have `calibrate` let them hold every value seen.
+
+    A range that clips a coarsely quantized image, by data or by training, has no gradient at all there, which
+    masks the whole network. A layer reads the images where they reach it through no other quantized layer.
+    `quantize` knows the first layer that a network names, which need not be the first one that runs.
+
+    Args:
+        net: a quantized network, or any module that holds some.
+        images: (batch, ...) in [0, 1], of which two are looked at.
+    """
+    layers = [module for module in net.modules() if isinstance(module, QuantizedLayer)]
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not layers:
+        return
+    readers: set[StochasticQuantizer] = set()
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, QuantizedLayer)
+        if inputs and inputs[0].requires_grad and layer.activation_quantizer is not None:
+            readers.add(layer.activation_quantizer)
+
+    def cut(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.detach()
+
+    handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    handles += [layer.register_forward_hook(cut) for layer in layers]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        # What needs a gradient now comes from the images. No one else's noise is used up.
+        with _observed(net), _evaluation(net), torch.enable_grad(), noise(torch.Generator().manual_seed(0)):
+            net(images[:2].detach().clone().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in learning:
+            parameter.requires_grad_()
+    for quantizer in readers:
+        quantizer.covers = True
+        if isinstance(quantizer.step, nn.Parameter):
+            quantizer.step.requires_grad_(False)
+
+
+@contextmanager
+def _observed(net: nn.Module) -> Iterator[dict[StochasticQuantizer, RangeObserver]]:
+    """Let every quantizer whose range data sets pass its values on unrounded, and remember them."""
     observers = {q: RangeObserver() for q in quantizers(net) if q.ranged_by_data}
     for quantizer, observer in observers.items():
         quantizer.observer = observer
     try:
-        with _evaluation(net), torch.no_grad():
-            net(images)
+        yield observers
     finally:
         for quantizer in observers:
             quantizer.observer = None
-    unseen = [quantizer.name for quantizer, observer in observers.items() if not observer.values().numel()]
-    if unseen:
-        raise InputError(f"{', '.join(unseen)} saw no value: the layer did not run on these images")
-    for quantizer, observer in observers.items():
-        levels = 2**quantizer.bits
-        lowest = -float(levels // 2) if observer.signed else 0.0
-        choose = covering_step if quantizer.covers else best_step
-        quantizer.set_grid(choose(observer.values()[None], lowest, levels)[0], lowest, levels)
 
 
 @contextmanager

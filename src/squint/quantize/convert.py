@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -101,6 +101,8 @@ def quantize(
     check_bits("input_bits", input_bits)
     check_bits("first_last_bits", first_last_bits)
     check_number("width", width, 0)
+    if not isinstance(input_range, Sequence) or len(input_range) != 2:
+        raise InputError(f"input_range is {input_range!r}; allowed: a pair of numbers, the lower one first")
     if not isinstance(module, nn.Module):
         raise InputTypeError(f"quantize needs a torch.nn.Module, got {type(module).__name__}")
     base = LayerSettings(
@@ -117,15 +119,19 @@ def quantize(
     layers = _supported_layers(network)
     if not layers:
         raise InputError(f"{type(module).__name__} has no convolution or linear layer to quantize")
+    # In order of definition; `calibrate` finds out which ones read the images.
     first = next(iter(layers))
     ends = {first, next(reversed(layers))}
     at_ends = replace(base, weight_bits=first_last_bits, activation_bits=first_last_bits)
     settings = apply_overrides({name: at_ends if name in ends else base for name in layers}, overrides or {})
     _check_features(features, network)
+    turned = _sequence_first(network)
     network = _replace(
         network,
         {
-            layer: quantize_layer(layer, name, settings[name], first=name == first)
+            layer: quantize_layer(
+                layer, name, settings[name], first=name == first, batch_axis=int(layer in turned)
+            )
             for name, layer in layers.items()
         },
     )
@@ -177,6 +183,18 @@ def _explicit_attention(network: nn.Module) -> nn.Module:
             if has_explicit_form(module)
         },
     )
+
+
+def _sequence_first(network: nn.Module) -> set[nn.Module]:
+    """Return the layers that torch's transformer layers call on (tokens, images, features)."""
+    kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+    layers = [module for module in network.modules() if isinstance(module, kinds)]
+    return {
+        part
+        for layer in layers
+        if isinstance(layer.self_attn, ExplicitMultiheadAttention) and not layer.self_attn.batch_first
+        for part in (layer.linear1, layer.linear2)
+    }
 
 
 def _supported_layers(network: nn.Module) -> dict[str, nn.Module]:

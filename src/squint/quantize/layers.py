@@ -18,11 +18,13 @@ from squint.quantize.settings import LayerSettings
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class _Quantized(nn.Module):
+class QuantizedLayer(nn.Module):
     """What quantized layers share: `activation_quantizer` and `weight_quantizer`, either of them None."""
 
     activation_quantizer: StochasticQuantizer | None
     weight_quantizer: StochasticQuantizer | None
+    batch_axis: int
+    """Dimension of the input that counts the images: 1 for torch's transformer layers by default, else 0."""
 
     def quantized_weight(self, draws: int = 1) -> Tensor:
         """Return the weight as the layer uses it, once for each draw: (draws, *weight shape)."""
@@ -39,10 +41,11 @@ class _Quantized(nn.Module):
         weights = self.quantized_weight(draws)
         if draws == 1:
             return product(x, weights[0])
-        return torch.cat([product(*pair) for pair in zip(x.chunk(draws), weights, strict=True)])
+        axis = self.batch_axis
+        return torch.cat([product(*pair) for pair in zip(x.chunk(draws, axis), weights, strict=True)], axis)
 
 
-class QuantizedLinear(_Quantized, nn.Linear):
+class QuantizedLinear(QuantizedLayer, nn.Linear):
     """`torch.nn.Linear` with quantized input and weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ class QuantizedLinear(_Quantized, nn.Linear):
         return self._apply_layer(input, lambda x, weight: F.linear(x, weight, self.bias))
 
 
-class QuantizedConv1d(_Quantized, nn.Conv1d):
+class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
     """`torch.nn.Conv1d` with quantized input and weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class QuantizedConv1d(_Quantized, nn.Conv1d):
         return self._apply_layer(input, lambda x, weight: self._conv_forward(x, weight, self.bias))
 
 
-class QuantizedConv2d(_Quantized, nn.Conv2d):
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """`torch.nn.Conv2d` with quantized input and weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class QuantizedConv2d(_Quantized, nn.Conv2d):
         return y
 
 
-class QuantizedConv3d(_Quantized, nn.Conv3d):
+class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
     """`torch.nn.Conv3d` with quantized input and weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class QuantizedConv3d(_Quantized, nn.Conv3d):
         return self._apply_layer(input, lambda x, weight: self._conv_forward(x, weight, self.bias))
 
 
-class _QuantizedTransposed(_Quantized):
+class _QuantizedTransposed(QuantizedLayer):
     """A transposed convolution; `convolve` is the function of its number of dimensions."""
 
     convolve: Callable[..., Tensor]
@@ -119,7 +122,7 @@ class QuantizedConvTranspose3d(_QuantizedTransposed, nn.ConvTranspose3d):
     convolve = F.conv_transpose3d
 
 
-QUANTIZED: dict[type[nn.Module], type[_Quantized]] = {
+QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Linear: QuantizedLinear,
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
@@ -131,15 +134,18 @@ QUANTIZED: dict[type[nn.Module], type[_Quantized]] = {
 """Which layer becomes which."""
 
 
-def quantize_layer(layer: nn.Module, name: str, settings: LayerSettings, *, first: bool = False) -> nn.Module:
+def quantize_layer(
+    layer: nn.Module, name: str, settings: LayerSettings, *, first: bool = False, batch_axis: int = 0
+) -> nn.Module:
     """Return the quantized form of `layer`, which shares its parameters, hooks and mode.
 
     Args:
         layer: of a type that `QUANTIZED` names.
         name: the layer's place in its network, for messages.
         settings: its bits and noise.
-        first: the layer reads the image. The range of its input is fixed and covers every value seen: a range
-            that clips a coarsely quantized image has no gradient at all there, which masks the whole network.
+        first: the layer reads the images: the range of its input is fixed and covers every value seen, see
+            `cover_readers`.
+        batch_axis: dimension of the layer's input that counts the images.
     """
     kind = QUANTIZED[type(layer)]
     new = kind.__new__(kind)
@@ -148,12 +154,14 @@ def quantize_layer(layer: nn.Module, name: str, settings: LayerSettings, *, firs
         key: value.copy() if isinstance(value, dict) else value for key, value in layer.__dict__.items()
     }
     new.weight_quantizer = new.activation_quantizer = None
+    new.batch_axis = batch_axis
     if settings.weight_bits is not None:
         new.weight_quantizer = _weight_quantizer(layer, settings.weight_bits, settings)
         new.weight_quantizer.name = f"{name}.weight_quantizer"
     if settings.activation_bits is not None:
         new.activation_quantizer = _activation_quantizer(settings.activation_bits, settings, first)
         new.activation_quantizer.name = f"{name}.activation_quantizer"
+        new.activation_quantizer.batch_axis = batch_axis
     return new.to(cast(Tensor, layer.weight).device).train(layer.training)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch
 from torch import Tensor
 
@@ -10,22 +12,41 @@ _CANDIDATES = torch.linspace(0.05, 1.0, 40)
 
 
 class RangeObserver:
-    """Keeps an evenly spaced sample of the values that pass, and whether any was negative."""
+    """Keeps an evenly spaced sample of the values that pass, and the least and largest of all of them."""
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
-        self.signed = False
+        self._ends: list[Tensor] = []
 
     def observe(self, x: Tensor) -> None:
-        """Remember a sample of `x`."""
+        """Remember a sample of `x` and its extremes."""
         values = x.detach().reshape(-1).float()
-        self.signed = self.signed or bool((values < 0).any())
+        if not values.numel():
+            return
         stride = max(1, values.numel() // _KEPT_PER_BATCH)
+        # With a common factor it would meet some columns of the images again and again and others never.
+        while gcd(stride, values.numel()) > 1:
+            stride += 1
         self._kept.append(values[::stride].clone())
+        self._ends.append(torch.stack(values.aminmax()))
+
+    @property
+    def seen(self) -> bool:
+        """Whether any value passed."""
+        return bool(self._kept)
+
+    @property
+    def signed(self) -> bool:
+        """Whether any value was negative."""
+        return self.seen and bool(self.ends()[0] < 0)
 
     def values(self) -> Tensor:
-        """Return all kept values, shape (n,); empty where nothing passed."""
-        return torch.cat(self._kept) if self._kept else torch.empty(0)
+        """Return all kept values, shape (n,)."""
+        return torch.cat(self._kept)
+
+    def ends(self) -> Tensor:
+        """Return the least and the largest of all values, shape (2,)."""
+        return torch.stack(torch.cat(self._ends).aminmax())
 
 
 def best_step(values: Tensor, lowest: float, levels: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from squint._checks import InputError, check_bits, check_choice, check_number
+from squint._checks import InputError, check_choice, check_number
 from squint._random import current_source, random_integers
 from squint.quantize.autograd import LowerBound, Rounding, StochasticRound, noise_values
 from squint.quantize.functional import GRADIENTS, NOISES, inside
@@ -32,7 +32,8 @@ class StochasticQuantizer(nn.Module):
 
     Whether noise is drawn is said by `rounding` ("sample" or "nearest"), never by `train()` or `eval()`.
     Noise comes from the innermost `squint.noise(generator)` context, or else from squint's own stream. The
-    grid is kept in float32 where the module around it goes to half precision.
+    grid is kept in float32 where the module around it goes to half precision. Step and width are written with
+    `set_grid`, `set_range` or in place under `torch.no_grad`: what is written through `.data` is not seen.
 
     Args:
         bits: 1 to 8.
@@ -73,7 +74,7 @@ class StochasticQuantizer(nn.Module):
         learn_width: bool = False,
     ) -> None:
         super().__init__()
-        check_bits("bits", bits)
+        check_number("bits", bits, 1, 8, whole=True)
         check_number("low", low)
         check_number("high", high, low, open_low=True)
         check_choice("noise", noise, NOISES)
@@ -91,6 +92,7 @@ class StochasticQuantizer(nn.Module):
         self.lsq_scale = False
         self.ranged_by_data = False
         self.covers = False
+        self.batch_axis = 0
         self.observer: RangeObserver | None = None
         self._numbers: dict[str, tuple[Tensor, int, float]] = {}
         self._hold("step", torch.tensor(1.0), learn_range)
@@ -200,7 +202,8 @@ class StochasticQuantizer(nn.Module):
         """Return x rounded to the grid, same shape and dtype.
 
         Args:
-            x: values of any shape; the first dimension is the batch, the second the channels.
+            x: values of any shape; the first dimension is the batch, the second the channels (turned round
+                where `batch_axis` is 1).
 
         Raises:
             squint.InputError: no range was ever set (see `squint.calibrate`).
@@ -254,6 +257,11 @@ class StochasticQuantizer(nn.Module):
 
     def _draw(self, values: Tensor) -> Tensor:
         """Return integer noise that broadcasts against `values`, one value per `granularity`."""
+        if self.batch_axis == 1:
+            return self._draw_for(values.transpose(0, 1)).transpose(0, 1).contiguous()
+        return self._draw_for(values)
+
+    def _draw_for(self, values: Tensor) -> Tensor:
         shape, draws = values.shape, len(current_source().streams)
         if draws > 1 and (not shape or shape[0] % draws):
             raise InputError(

@@ -66,6 +66,10 @@ def apply_overrides(
                 f"overrides names {pattern!r}, which matches none of the {len(changed)} layers"
                 f"{nearest(pattern, changed)}"
             )
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"overrides[{pattern!r}] is {values!r}; allowed: names of settings and their values"
+            )
         for key in values:
             check_choice(f"overrides[{pattern!r}]", key, allowed)
         for name in names:

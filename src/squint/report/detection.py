@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squint._checks import InputError, parse_fraction, shown
+from squint._checks import InputError, check_number, parse_fraction, shown
 from squint._files import read_text
 from squint.report.fields import Fields, Interval
 from squint.report.results import Flag, parse_flag
@@ -238,6 +238,8 @@ def _resubmitted(f: Fields) -> tuple[Resubmitted, ...]:
     parts = Fields(f.mapping("persistent"), f"{f.where}: persistent")
     found = []
     for tries, held in parts.data.items():
+        if not tries.isdecimal() or len(tries) > 9:
+            raise InputError(f"{parts.where} has {shown(tries)}; allowed: numbers of submissions")
         if held is not None:
             part = Fields(held, f"{parts.where}: {tries}")
             figures = [
@@ -257,6 +259,6 @@ def _roc(f: Fields) -> tuple[tuple[float, float], ...]:
 def _numbers(f: Fields, key: str) -> tuple[float, ...]:
     """Return a list of finite numbers."""
     held: Any = f.data.get(key)
-    if not isinstance(held, list) or not all(isinstance(v, int | float) and math.isfinite(v) for v in held):
+    if not isinstance(held, list):
         raise InputError(f"{f.where}: {key} is no list of numbers")
-    return tuple(float(v) for v in held)
+    return tuple(float(check_number(f"{f.where}: {key}", value)) for value in held)

@@ -19,8 +19,9 @@ from squint.export import load
 from squint.models import spec_of
 from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
+from squint.study.images import attacked
 from squint.study.job import held_by_first
-from squint.study.keeping import CHANGED, check_data
+from squint.study.keeping import CHANGED, check_data, has_data
 from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
 from squint.study.published import kept_images
@@ -46,7 +47,7 @@ class AttackOptions:
     """
 
     dataset: str | None = None
-    """Data set whose test images are attacked; default: the run's, or digits."""
+    """Data set whose test images are attacked; default: the images of the run's recipe, or digits."""
     data_dir: str | None = None
     """Folder with the data set's files; default: the run's, or the cache."""
     eps: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class AttackOptions:
     """Base of every random stream; default: the run's, or 0."""
     folder: Path | None = None
     """Where outcomes are kept, from which a stopped attack goes on, and the ladder's evidence; default: the
-    run's for the ladder, nowhere for other attacks."""
+    run's for the ladder on its own images and draws, otherwise nowhere."""
     members: bool = False
     """Attack every member of an ensemble by itself as well, with the ensemble's number of draws."""
     systems: tuple[str, ...] = ()
@@ -106,16 +107,11 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     batch_size = check_number(
         "batch_size", _first(options.batch_size, known.attack.batch_size), 1, whole=True
     )
-    systems = [each for file in files for each in _systems(file, members=options.members)]
+    systems = [each for file in files for each in parts_of(file, members=options.members)]
     for name in options.systems:
         check_choice("systems", name, [each[1] for each in systems])
     systems = [each for each in systems if not options.systems or each[1] in options.systems]
-    own = options.dataset is None and options.data_dir is None
-    test = kept_images(files[0].parent.parent) if own else None
-    if test is None:
-        test = D.load(options.dataset or known.dataset, options.data_dir or known.data_dir).test
-        if own and recipe is not None:
-            check_data(files[0].parent.parent, {"test": data_digest(test.images, test.labels)}, CHANGED)
+    test, own = _images(options, recipe, files[0])
     for file, _, ens in systems:
         check_fit(file, ens, test)
     reports = []
@@ -135,7 +131,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 batch_size=batch_size,
                 tier=tier,
                 sources=_sources(recipe, file),
-                folder=options.folder or (home(file.parent.parent) if recipe else None),
+                folder=options.folder or (home(file.parent.parent) if own else None),
                 bar=bar,
                 ceilings=ceilings_of(options.dataset or known.dataset),
             )
@@ -164,7 +160,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     return reports
 
 
-def _systems(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:
+def parts_of(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:
     """Return the ensemble of a file under its name and, where asked for, its members under their own."""
     whole = load(file)
     alone = whole.members if members and len(whole.members) > 1 else ()
@@ -173,6 +169,28 @@ def _systems(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:
         for place, member in enumerate(alone, 1)
     ]
     return [(file, file.stem, whole), *parts]
+
+
+def _images(options: AttackOptions, recipe: RecipeConfig | None, file: Path) -> tuple[D.ImageData, bool]:
+    """Return the images to attack, and whether what is found on them belongs into the run's folder."""
+    run, known = file.parent.parent, recipe or ALONE
+    same = options.dataset in (None, known.dataset)
+    kept = kept_images(run) if same and options.data_dir is None else None
+    if kept is not None:
+        return kept, options.draws is None
+    splits = D.load(
+        options.dataset or known.dataset,
+        options.data_dir or known.data_dir,
+        validation=known.validation if same else None,
+        seed=known.seed,
+    )
+    test = attacked(splits, known) if same else splits.test
+    if recipe is None or not same:
+        return test, False
+    digest: dict[str, str] = {known.attack.split: data_digest(test.images, test.labels)}
+    if options.data_dir is None:
+        check_data(run, digest, CHANGED)
+    return test, options.draws is None and has_data(run, digest)
 
 
 def _sources(recipe: RecipeConfig | None, file: Path) -> dict[str, AnyModel]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from squint.evaluation.records import LADDER, WHOLE_LADDERS
 from squint.study.config import RecipeConfig
 
 
@@ -34,7 +35,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
     for record in results["records"]:
         low, high = record["ci95"]
         lines.append(
-            f"| {record['attack']} | {record['eps']} | {record['n']} | {record['clean_accuracy']:.1%} "
+            f"| {_attack(record)} | {record['eps']} | {record['n']} | {record['clean_accuracy']:.1%} "
             f"| {record['robust_accuracy']:.1%} | {low:.1%} to {high:.1%} "
             f"| {_percent(record['single_draw_accuracy'])} | {_percent(record['persistent_accuracy'])} "
             f"| {'yes' if record['trusted'] else 'no'} |"
@@ -59,7 +60,7 @@ def _other_rules(record: dict[str, Any]) -> list[str]:
     persistent, unattacked = record.get("persistent", {}), record.get("clean_persistent", {})
     lines = [
         "",
-        f"{record['attack']} at {record['eps']} under the other rules, seed {record['seed']}, "
+        f"{_attack(record)} at {record['eps']} under the other rules, seed {record['seed']}, "
         f"{record['steps']} steps and {record['eot']} draws per gradient at most:",
         "",
         f"- known randomness: {_percent(known)} (not attacked: {_percent(clean)})",
@@ -85,6 +86,12 @@ def _machines(results: dict[str, Any]) -> str:
         for part in results.get("environments") or [results]
     ]
     return "; ".join(dict.fromkeys(each))
+
+
+def _attack(record: dict[str, Any]) -> str:
+    """Return the attack's name; a ladder of fewer rungs is called by that of its budget."""
+    short = record["attack"] == LADDER and record["preset"] not in WHOLE_LADDERS
+    return str(record["preset" if short else "attack"])
 
 
 def _percent(share: float | None) -> str:

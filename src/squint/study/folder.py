@@ -12,6 +12,7 @@ import numpy as np
 from squint._checks import InputError
 from squint._files import read_json, read_text, remove_file, remove_folder, write_json, write_text
 from squint.evaluation.arrays import write_npz
+from squint.quantize.quantizer import ROUNDINGS
 from squint.study.config import RecipeConfig, decisive, first_difference
 from squint.study.keeping import LOCK, Lock, check_data, check_version, environments, file_digest
 from squint.study.recipes import read_recipe, to_yaml
@@ -25,6 +26,8 @@ _OWN = (
     "plane.json",
     "verdicts.json",
     "detection.json",
+    "images.npz",
+    "card.md",
 )
 _OWN_FOLDERS = (
     "checkpoints",
@@ -91,8 +94,9 @@ class RunFolder:
             raise
 
     def _clear(self) -> None:
-        for name in _OWN:
-            remove_file(self.path / name)
+        exported = [file for rounding in ROUNDINGS for file in self.path.glob(f"*-{rounding}.onnx")]
+        for file in (*(self.path / name for name in _OWN), *exported):
+            remove_file(file)
         for name in _OWN_FOLDERS:
             remove_folder(self.path / name)
 

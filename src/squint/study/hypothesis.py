@@ -121,6 +121,7 @@ def plan_of(recipe: RecipeConfig) -> Plan | None:
     systems: dict[str, SystemConfig] = dict(recipe.systems)
     starts: dict[str, tuple[str, int]] = {}
     parts: dict[str, tuple[str, ...]] = {}
+    longest: dict[str, list[str]] = {}
 
     def add(name: str, system: SystemConfig) -> str:
         if name in systems:
@@ -128,25 +129,29 @@ def plan_of(recipe: RecipeConfig) -> Plan | None:
         systems[name] = system
         return name
 
-    alone: dict[tuple[MemberConfig, int], str] = {}
-    longer: dict[MemberConfig, str] = {}
+    # Trained once for all collections that train it alike.
+    alone: dict[tuple[str, int], str] = {}
+    longer: dict[str, str] = {}
     for collection, system in recipe.systems.items():
         total = system.draws * len(system.members)
+        whole: list[str] = []
+        longest[collection] = []
         for place, member in enumerate(system.members):
             single = replace(system, members=(member,), draws=total, description="")
-            title = described(member, everyone)
-            if (member, place) not in alone:
+            title, alike = described(member, everyone), repr(replace(single, title=""))
+            if (alike, place) not in alone:
                 start = replace(single, title=f"{title}, start {place + 1}")
-                alone[member, place] = add(f"member-{len(alone) + 1}", start)
-                starts[alone[member, place]] = (collection, place)
-            if member not in longer:
+                alone[alike, place] = add(f"member-{len(alone) + 1}", start)
+                starts[alone[alike, place]] = (collection, place)
+            if alike not in longer:
                 size = len(system.members)
                 epochs = size * (recipe.train.epochs if system.epochs is None else system.epochs)
                 as_long = replace(single, title=f"{title}, {size} × as long", epochs=epochs)
-                longer[member] = add(f"longer-{len(longer) + 1}", as_long)
-                starts[longer[member]] = (collection, place)
-        whole = tuple(alone[member, place] for place, member in enumerate(system.members))
-        parts[collection] = whole
+                longer[alike] = add(f"longer-{len(longer) + 1}", as_long)
+                starts[longer[alike]] = (collection, place)
+            whole.append(alone[alike, place])
+            longest[collection].append(longer[alike])
+        parts[collection] = tuple(whole)
         for places in _subsets(system):
             part = replace(
                 system,
@@ -161,12 +166,14 @@ def plan_of(recipe: RecipeConfig) -> Plan | None:
         Collection(
             name,
             parts[name],
-            tuple(dict.fromkeys(longer[m] for m in system.members)),
+            tuple(dict.fromkeys(longest[name])),
             len(set(system.members)) > 1,
             tuple(
                 other
                 for other, each in recipe.systems.items()
-                if len(set(each.members)) == 1 and each.members[0] in system.members
+                if len(set(each.members)) == 1
+                and each.members[0] in system.members
+                and _training(each) == _training(system)
             ),
         )
         for name, system in recipe.systems.items()
@@ -194,6 +201,10 @@ def described(member: MemberConfig, among: Sequence[MemberConfig]) -> str:
     return ", ".join(words[name] for name in differing) or "the one kind of member"
 
 
+def _training(system: SystemConfig) -> tuple[object, ...]:
+    return system.objective, system.training_draws, system.epochs
+
+
 def _subsets(system: SystemConfig) -> Iterator[tuple[int, ...]]:
     """Yield the places of every subset between one member and all; none where the members are alike."""
     if len(set(system.members)) > 1:
@@ -202,6 +213,10 @@ def _subsets(system: SystemConfig) -> Iterator[tuple[int, ...]]:
 
 
 def _check(recipe: RecipeConfig) -> None:
+    if recipe.equal_compute:
+        raise InputError(
+            "equal_compute is true; allowed in a hypothesis: false, its parts have equal passes already"
+        )
     first, model = next(iter(recipe.systems.items()))
     for name, system in recipe.systems.items():
         size = len(system.members)

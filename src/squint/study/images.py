@@ -11,6 +11,11 @@ from squint._checks import InputError
 from squint.study.config import RecipeConfig
 
 
+def attacked(splits: D.Splits, recipe: RecipeConfig) -> D.ImageData:
+    """Return the part of a recipe's data that it attacks."""
+    return splits.validation if recipe.attack.split == "validation" else splits.test
+
+
 def images_of(recipe: RecipeConfig) -> D.Splits:
     """Return the recipe's data.
 

@@ -167,10 +167,20 @@ def check_data(path: Path, data: Mapping[str, str], advice: str) -> None:
     Raises:
         squint.InputError: a part differs, or `run.json` is damaged.
     """
-    known = _about(path)["data"]
-    for part, digest in data.items():
-        if known.get(part, digest) != digest:
+    for part in data:
+        if not has_data(path, {part: data[part]}):
             raise InputError(f"{path} was begun with other {part} images or labels than these: {advice}")
+
+
+def has_data(path: Path, data: Mapping[str, str]) -> bool:
+    """Return whether images are those that a run was begun with, as far as it knows; see `check_data`."""
+    known = data_digests(path)
+    return all(known.get(part, digest) == digest for part, digest in data.items())
+
+
+def data_digests(path: Path) -> dict[str, str]:
+    """Return what a run keeps of `digests_of` its images; nothing where it is from before that was kept."""
+    return dict(_about(path)["data"])
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from squint.attacks.gradients import AnyModel
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport
 from squint.evaluation.budgets import Budget
-from squint.evaluation.evidence_files import load_evidence
+from squint.evaluation.evidence_files import fitting, load_evidence
 from squint.evaluation.ladder_report import ladder_report
 from squint.study.job import held_by_first
 from squint.study.progress import Bar
@@ -69,14 +69,14 @@ def climb_weights(
     """
     evidence = None if folder is None else folder / "evidence" / f"{name}.npz"
     if evidence is not None:
-        _ranks.first(partial(_check_radius, evidence, radii[0]))
+        _ranks.first(partial(_check_kept, evidence, test, radii[0], ens.draws if draws is None else draws))
     total = min(images, len(test))
     reports = []
     hold = nullcontext() if folder is None else held_by_first(folder, make=True)
     with hold, TemporaryDirectory() as place:
         for number, radius in enumerate(radii):
             found = Path(place) / f"{name}.npz"
-            bar.start(f"{budget.name} ladder {name}, {format_fraction(radius)}", total)
+            bar.start(f"{budget.name} on {name}, {format_fraction(radius)}", total)
             report = ladder_report(
                 ens,
                 test,
@@ -105,15 +105,26 @@ def climb_weights(
     )
 
 
-def _check_radius(evidence: Path, radius: float) -> None:
+def _check_kept(evidence: Path, test: D.ImageData, radius: float, draws: int) -> None:
+    """Refuse to add to evidence of another kind."""
     if not evidence.is_file():
         return
-    held_at, wanted = format_fraction(load_evidence(evidence).eps), format_fraction(radius)
+    held = load_evidence(evidence)
+    held_at, wanted = format_fraction(held.eps), format_fraction(radius)
     if held_at != wanted:
         raise InputError(
             f"{evidence} is evidence at eps {held_at}; allowed: eps {held_at} first, or another --folder "
             f"for {wanted}"
         )
+    if held.draws not in (None, draws):
+        raise InputError(
+            f"{evidence} is evidence of {held.draws} draws a prediction; allowed: as many, or another "
+            f"--folder for {draws}"
+        )
+    try:
+        fitting(test, held.images, held.index, held.labels, held.eps, str(evidence))
+    except InputError as error:
+        raise InputError(f"{error}: these are other images; name another --folder for them") from None
 
 
 def _keep_stronger(found: Path, evidence: Path) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from squint import data as D
 from squint._random import derive_generator
-from squint.attacks.gradients import evaluation_mode
+from squint.attacks.modes import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.evaluation import RobustnessReport
-from squint.evaluation.ladder_report import ATTACK as LADDER
 from squint.evaluation.machine import device_of
 from squint.evaluation.plane_points import plane_rows
+from squint.evaluation.records import LADDER
 from squint.evaluation.settings import named_settings
 from squint.evaluation.threats import Setting
 from squint.study.config import RecipeConfig, radius_text

@@ -20,6 +20,8 @@ from squint.evaluation.arrays import read_npz, write_npz
 from squint.evaluation.evidence_files import load_evidence
 from squint.evaluation.records import Record
 from squint.export import load, save
+from squint.report.fields import Fields
+from squint.report.results import parse_results
 from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
@@ -70,6 +72,8 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
     recipe, results = read_config(run), read_results(run)
     name = system or recipe.headline_system
     check_choice("system", name, recipe.systems)
+    if recipe.attack.split != "test":
+        raise InputError(f"{run} attacks {recipe.attack.split} images; allowed: a run on test images")
     evidence = run / "evidence" / f"{name}.npz"
     if not evidence.is_file():
         raise InputError(f"{evidence} is missing: run the study with --attack.ladder quick or standard first")
@@ -79,7 +83,7 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
         raise InputError(f"output is {output}, which is not empty; allowed: a new folder")
     ens = load(run / "weights" / f"{name}.safetensors")
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
-    own = _of_system(results, name)
+    own = _of_system(results, name, str(run / "results.json"))
     own["records"] += [record for file in further for record in _records(file, name)]
     with _whole_or_absent(output) as built:
         weights = built / "weights" / f"{name}.safetensors"
@@ -108,7 +112,15 @@ def _whole_or_absent(output: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {output}: {error.strerror or error}") from None
 
 
-def _of_system(results: dict[str, Any], name: str) -> dict[str, Any]:
+def _of_system(results: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return what a run's results say of one system, once that was checked."""
+    known = parse_results(results, where)
+    if name not in [system.name for system in known.systems]:
+        raise InputError(f"{where} says nothing of {name} yet: squint run --resume goes on with it")
+    top = Fields(results, where)
+    top.whole("seed")
+    for part in (*top.objects("environments"), top):
+        part.mapping("hardware")
     kept = {**results, "headline_system": name, "left": []}
     kept["systems"] = [system for system in results["systems"] if system["name"] == name]
     for rows in ("records", "plane"):

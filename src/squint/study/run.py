@@ -27,7 +27,7 @@ from squint.study.costs import costs_of, epochs_of
 from squint.study.folder import RunFolder, check_folder, read_results
 from squint.study.hypothesis import HYPOTHESIS, Plan, plan_of
 from squint.study.hypothesis_verdict import judge
-from squint.study.images import images_of
+from squint.study.images import attacked, images_of
 from squint.study.job import bring_together, opened, with_devices
 from squint.study.keeping import digests_of
 from squint.study.outcomes import examples_of, plane_of, results_of
@@ -165,7 +165,7 @@ class Study:
 
     def _attacked(self) -> D.ImageData:
         """Return the images that the recipe attacks."""
-        split = self.data.validation if self.recipe.attack.split == "validation" else self.data.test
+        split = attacked(self.data, self.recipe)
         return split.subset(torch.arange(min(self.recipe.attack.images, len(split))))
 
     def _ladder(self, name: str, ens: Ensemble, test: D.ImageData) -> RobustnessReport | None:
@@ -174,7 +174,7 @@ class Study:
         if budget is None:
             return None
         limit = min(recipe.attack.ladder_images or len(test), len(test))
-        self.bar.start(f"{budget.name} ladder {name}", limit)
+        self.bar.start(f"{budget.name} on {name}", limit)
         return ladder_report(
             ens,
             test,

@@ -16,6 +16,7 @@ from squint._files import write_json
 from squint.evaluation.equivalence import MARGIN
 from squint.evaluation.intervals import t_interval
 from squint.study.config import RecipeConfig, config_hash
+from squint.study.folder import check_folder
 from squint.study.hypothesis import plan_of
 from squint.study.hypothesis_verdict import judge
 from squint.study.job import held_by_first
@@ -70,6 +71,11 @@ def run_seeds(
     plan = plan_of(recipe)
     with held_by_first(folder, make=True):
         runs = []
+        for seed in seeds:
+            path = folder / f"seed-{seed}"
+            there = path.is_dir()
+            alone = replace(recipe, seed=seed)
+            check_folder(path, alone, resume=resume and there, overwrite=overwrite and there)
         for seed in seeds:
             path = folder / f"seed-{seed}"
             again = resume and path.is_dir()

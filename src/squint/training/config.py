@@ -14,6 +14,9 @@ from squint._checks import InputError, nearest
 _FROZEN = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 _Config = TypeVar("_Config")
 
+DERIVATIVE = 0.1
+"""Steps (L2, pixel units) up to this length count as a derivative, longer ones as an ascent."""
+
 
 def _one_line_errors(kind: type[_Config]) -> type[_Config]:
     """Return the class with a constructor that raises `InputError`, naming every wrong field."""
@@ -56,7 +59,7 @@ class ObjectiveConfig:
     agreement: float = Field(default=0.0, ge=0)
     """eta: weight of the draws' divergence from their member's mean; needs two draws."""
     smoothness: float = Field(default=0.0, ge=0)
-    """lambda: weight of the input-gradient penalty; training tier B."""
+    """lambda: weight of the input-gradient penalty; training tier B, or C with a step above 0.1."""
     smoothness_kind: Literal["finite_difference", "curvature", "double_backward"] = "finite_difference"
     """How smoothness is measured."""
     smoothness_step: float = Field(default=0.01, gt=0)
@@ -72,8 +75,14 @@ class ObjectiveConfig:
 
     @property
     def tier(self) -> str:
-        """The training tier of DESIGN section 4: A uses no input gradients, B penalises them."""
-        return "B" if self.smoothness > 0 else "A"
+        """The training tier of DESIGN section 4: A uses no input gradients, B penalises them.
+
+        C, adversarial training, where the difference is taken over more than `DERIVATIVE`.
+        """
+        if self.smoothness == 0:
+            return "A"
+        derivative = self.smoothness_kind == "double_backward" or self.smoothness_step <= DERIVATIVE
+        return "B" if derivative else "C"
 
 
 @_one_line_errors

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squint._checks import check_images, check_labels, check_number
-from squint.attacks.gradients import evaluation_mode
+from squint.attacks.modes import evaluation_mode
 from squint.ensemble import Ensemble
 from squint.information import (
     pairwise_information,

@@ -11,7 +11,7 @@ from squint._memory import is_out_of_memory
 from squint._random import derive_generator, noise
 from squint.data.dataset import to_unit
 from squint.ensemble import Ensemble
-from squint.quantize import calibrate, needs_calibration, quantizers
+from squint.quantize import calibrate, cover_readers, needs_calibration, quantizers
 from squint.training.config import TrainConfig
 
 
@@ -45,7 +45,9 @@ def prepare(ens: Ensemble, images: Tensor, config: TrainConfig) -> int:
     with torch.no_grad(), noise(derive_generator(config.seed, "calibration noise")):
         try:
             if needs_calibration(ens):
-                calibrate(ens, chosen)
+                calibrate(ens, chosen, missing=True)
+            else:
+                cover_readers(ens, chosen)
             return ens.member_logits(chosen[:1], 1).shape[-1]
         except RuntimeError as error:
             if is_out_of_memory(error):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class BatchStatistics:
 
     def __init__(self, module: nn.Module) -> None:
         self._norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
-        self.seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        self.seen: dict[_BatchNorm, list[tuple[Tensor, Tensor]]] = {}
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -46,6 +47,7 @@ class BatchStatistics:
                 handle.remove()
 
     def _keep(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
         x = inputs[0]
         mean, variance, _ = batch_moments(x)
         self.seen[norm].append((mean, variance))
@@ -53,23 +55,21 @@ class BatchStatistics:
     @contextmanager
     def replay(self) -> Iterator[None]:
         """Normalize by the recorded statistics, in the order of the recorded passes; update nothing."""
-        turns = {norm: iter(passes) for norm, passes in self.seen.items()}
-        modes = {norm: norm.training for norm in turns}
-
-        def use(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-            assert isinstance(norm, _BatchNorm)
-            return normalized(norm, inputs[0], *next(turns[norm]))
-
-        handles = [norm.register_forward_hook(use) for norm in turns]
-        for norm in turns:
-            norm.training = False
+        # The norms stay in their mode: who runs them must divide the batch as in the recorded passes.
+        before = {norm: norm.__dict__.get("forward") for norm in self.seen}
+        for norm, passes in self.seen.items():
+            norm.forward = partial(_replayed, norm, iter(passes))  # type: ignore[method-assign]
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
-            for norm, training in modes.items():
-                norm.training = training
+            for norm, forward in before.items():
+                del norm.forward
+                if forward is not None:
+                    norm.forward = forward  # type: ignore[method-assign]
+
+
+def _replayed(norm: _BatchNorm, passes: Iterator[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    return normalized(norm, x, *next(passes))
 
 
 def finite_difference(loss: Loss, x: Tensor, base: Tensor, gradient: Tensor, step: float) -> Tensor:

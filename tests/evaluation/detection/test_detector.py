@@ -16,6 +16,7 @@ from squint.evaluation.detection import SCORE_NAMES, SCORES, Detector
 from squint.evaluation.detection.calibration import minimum_examples
 from squint.evaluation.detection.fitted import COMBINATION, FITTED
 from squint.evaluation.detection.identity import fingerprint
+from squint.quantize import quantizers
 from tests.evaluation.detection.nets import untrained
 
 Setting = tuple[Ensemble, Tensor, Tensor]
@@ -161,6 +162,11 @@ def test_another_ensemble_is_refused(random_ensemble: Setting, tmp_path: Path) -
     set_rounding(coarse, "nearest")
     with pytest.raises(InputError, match="fitted for another ensemble"):
         Detector.load(path, coarse)
+    for setting, value in (("noise", "logistic"), ("granularity", "example")):
+        other = copy.deepcopy(ens)
+        setattr(list(quantizers(other))[-1], setting, value)
+        with pytest.raises(InputError, match="fitted for another ensemble"):
+            Detector.load(path, other)
     Detector.load(path, copy.deepcopy(ens))
     with torch.no_grad():
         next(ens.parameters()).add_(1e-3)

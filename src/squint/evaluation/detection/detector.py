@@ -22,7 +22,7 @@ from squint._checks import (
 )
 from squint._files import read_tensors, write_tensors
 from squint._random import default_generator, derive_generator
-from squint.attacks.gradients import evaluation_mode
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.pursuit import DeployedDetector
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.calibration import calibrated, minimum_examples
@@ -33,7 +33,7 @@ from squint.evaluation.detection.outputs import Observed, deployments
 from squint.evaluation.detection.scores import SCORES, SURROGATES
 from squint.evaluation.machine import Fitting, device_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "squint_detector"
 
 
@@ -264,6 +264,8 @@ class Detector:
             config = dict[str, Any](json.loads(metadata[_KEY]))
             if config["format_version"] > FORMAT_VERSION:
                 raise InputError("has a newer format than this squint reads: update squint")
+            if config["format_version"] < FORMAT_VERSION:
+                raise InputError("has an older format, which did not keep the noise: fit the detector again")
             name, expected = config["score"], config["fingerprint"]
             calibration = tensors.pop("calibration")
             state = {key.removeprefix("score."): value for key, value in tensors.items()}

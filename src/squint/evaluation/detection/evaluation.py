@@ -12,7 +12,7 @@ from squint import data as D
 from squint._checks import InputError, check_choice, check_images, check_number, format_fraction
 from squint._random import derive_generator
 from squint.attacks.detector import agreement, agreements, lagrangian, orthogonal, selective
-from squint.attacks.gradients import evaluation_mode
+from squint.attacks.modes import evaluation_mode
 from squint.attacks.noise import random_noise
 from squint.ensemble import Ensemble
 from squint.evaluation.detection.campaign import Attack, Campaign, Name, Progress

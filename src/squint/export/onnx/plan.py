@@ -153,8 +153,10 @@ def _residual(block: _Block, name: str) -> Residual:
 def _flat(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested sequences in order; those that do nothing in evaluation are left out."""
     if isinstance(module, nn.Sequential):
-        for place, child in module.named_children():
-            yield from _flat(child, f"{name}.{place}")
+        # `named_children` gives a layer that runs twice once.
+        for place, child in module._modules.items():
+            if child is not None:
+                yield from _flat(child, f"{name}.{place}")
     elif not isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd):
         yield name, module
 
