@@ -59,7 +59,7 @@ class Rival:
 
     @property
     def tier(self) -> str:
-        """The training tier of DESIGN section 4: A, B or C."""
+        """The training tier: A, B or C, see `squint.ObjectiveConfig.tier`."""
         return "A"
 
     def check(self, setup: Setup) -> None:

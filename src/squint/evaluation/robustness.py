@@ -83,7 +83,7 @@ def evaluate(
         seed: base of every stream.
         limit: images used, from the first; None: all.
         batch_size: images attacked at once; part of the streams' keys.
-        tier: training tier of the system, for the record (DESIGN section 4).
+        tier: training tier of the system, for the record: A, B or C, see `ObjectiveConfig.tier`.
         sources: further models that the ladder transfers from, by name.
         ceilings: further radii with the highest credible accuracy, for the ladder's preflight.
         folder: of this evaluation's own, where outcomes are kept batch by batch, so that a stopped evaluation

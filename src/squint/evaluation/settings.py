@@ -86,7 +86,7 @@ class AttackSetting:
 
 
 SEED_PROTOCOL = AttackSetting(preset=SEED)
-"""PGD, 20 steps of eps/4, random start, one draw per gradient (DESIGN section 4)."""
+"""PGD, 20 steps of eps/4, random start, one draw per gradient: the seed protocol of published figures."""
 
 NAMED = {
     SEED: SEED_PROTOCOL,

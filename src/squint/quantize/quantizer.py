@@ -24,7 +24,7 @@ _STEP_FLOOR = 1e-8
 
 
 class StochasticQuantizer(nn.Module):
-    """Quantizes to L = 2^bits levels low + k * step with random thresholds (DESIGN section 2).
+    """Quantizes to L = 2^bits levels low + k * step with random thresholds.
 
     y = low + step * sum_j 1[x + w n > t_j] with w = step * width and thresholds t_j halfway between levels.
     `width = 0` is ordinary quantization to fixed bins; uniform noise of width 1 is stochastic rounding:

@@ -54,7 +54,7 @@ class SystemConfig:
 
     @property
     def tier(self) -> str:
-        """The training tier of DESIGN section 4: that of the rival or of the loss, whichever sees more."""
+        """The training tier: that of the rival or of the loss, whichever sees more."""
         return max(self.defence.tier, self.objective.tier)
 
     def setup(self, eps: float, total_steps: int = 0) -> Setup:

@@ -11,7 +11,7 @@ together without further training, so that a collection differs from its parts b
 | every kind of member alone, longer | as many passes as a collection | the best member at equal compute |
 
 All deploy the same number of draws in all, and every gradient of an attack on them takes as many passes
-through members, so a member alone is attacked with more draws than a collection (DESIGN section 7).
+through members, so a member alone is attacked with more draws than a collection.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Study:
     def _sources(self, name: str) -> dict[str, AnyModel]:
         """Return the study's other systems: attacks on one are tried on all.
 
-        Among rivals the undefended and the adversarially trained network (DESIGN section 4); none in a
+        Among rivals the undefended and the adversarially trained network; none in a
         hypothesis, whose systems are members of each other, which the attacks try by themselves.
         """
         if self.plan is not None:

@@ -44,7 +44,7 @@ def _problem(kind: Any, error: Any) -> str:
 @_one_line_errors
 @dataclass(config=_FROZEN)
 class ObjectiveConfig:
-    """Coefficients of the training loss (DESIGN section 3); the default is the mean loss of the members.
+    """Coefficients of the training loss (`squint.training.terms`); the default is the members' mean loss.
 
     Raises:
         squint.InputError: a value is not allowed, or a field unknown.
@@ -75,9 +75,9 @@ class ObjectiveConfig:
 
     @property
     def tier(self) -> str:
-        """The training tier of DESIGN section 4: A uses no input gradients, B penalises them.
+        """The training tier: A uses no input gradients, B penalises them, C trains on points found by ascent.
 
-        C, adversarial training, where the difference is taken over more than `DERIVATIVE`.
+        A difference that is taken over more than `DERIVATIVE` looks at such a point.
         """
         if self.smoothness == 0:
             return "A"

@@ -27,7 +27,7 @@ def ramp(step: int, total: int, warmup: float) -> float:
 
 
 class EnsembleObjective:
-    """The training loss of DESIGN section 3, with warm-ups; terms of weight zero cost nothing.
+    """The training loss of squint's own ensembles, with warm-ups; terms of weight zero cost nothing.
 
     Args:
         config: the coefficients.

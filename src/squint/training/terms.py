@@ -1,4 +1,4 @@
-"""The terms of the training loss, one small function each (DESIGN section 3).
+"""The terms of the training loss, one small function each.
 
 `logits` are (draws, members, batch, classes) everywhere; every term is a scalar in nats.
 """
