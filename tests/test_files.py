@@ -56,6 +56,9 @@ def test_links_are_followed_and_special_files_left_alone(tmp_path: Path) -> None
     _files.write_bytes(link, b"new")
     assert link.is_symlink()
     assert target.read_text() == "new"
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(InputError, match="cannot write"):
+        _files.write_bytes(tmp_path / "round" / "file", b"x")
     os.mkfifo(pipe)
     for special in (pipe, tmp_path, Path("/dev/null")):
         with pytest.raises(InputError, match="it is there and is no plain file"):

@@ -23,6 +23,7 @@ from squint.study.attack import AttackOptions, attack_weights
 from squint.study.progress import Silence
 from squint.study.published import publish
 from squint.study.run import run_study
+from tests.study.collections import hypothesis
 from tests.study.finished import N, done, finished, refused, with_evidence
 from tests.study.tiny import tiny as recipe
 
@@ -103,7 +104,9 @@ def test_evidence_of_two_kinds_is_not_put_together(run: Path, foreign: str, chan
     assert file.read_bytes() == before
 
 
-def test_members_evidence_is_verified_as_theirs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_members_evidence_is_verified_as_theirs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     attack_weights(run, replace(QUICK, systems=(), members=True), Silence())
     lines = done(capsys, "verify", run, "--seed", 3, "--resubmissions", 16).splitlines()
     assert sorted(line.split(" at eps")[0] for line in lines) == [
@@ -112,6 +115,16 @@ def test_members_evidence_is_verified_as_theirs(run: Path, capsys: pytest.Captur
         "noisy-member-2",
         "plain",
     ]
+    file = run / "evidence" / "noisy-member-2.npz"
+    words = ("--seed", 3, "--resubmissions", 16)
+    alone = done(capsys, "verify", file, *words)
+    assert alone.startswith("noisy-member-2 at eps")
+    assert alone.strip() in lines
+    moved = tmp_path / "elsewhere.npz"
+    moved.write_bytes(file.read_bytes())
+    weights = run / "weights" / "noisy.safetensors"
+    named = done(capsys, "verify", moved, "--model", weights, "--dataset", "digits", *words)
+    assert named == alone
     assert "another number of draws" in done(capsys, "verify", run / "evidence" / "noisy.npz", "--draws", 3)
 
 
@@ -181,3 +194,13 @@ def test_budgets_of_one_name_are_not_compared(
     assert "format_version" in refused(capsys, "compare", ordinary, equal)
     (ordinary / "run.json").write_text('{"data": 3}')
     assert "run.json is damaged" in refused(capsys, "compare", ordinary, ordinary)
+
+
+def test_a_hypothesis_s_parts_are_verified_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(squint.study.run, "write_report", lambda _: None)
+    run_study(hypothesis(attack={"ladder": "quick", "resubmissions": 16}), tmp_path / "run")
+    lines = done(capsys, "verify", tmp_path / "run", "--resubmissions", 16).splitlines()
+    found = {line.split(" at eps")[0] for line in lines}
+    assert {"alike", "bits", "member-1", "longer-1"} <= found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +70,13 @@ def test_seed_sets_squints_own_stream_and_leaves_torchs_alone() -> None:
     assert torch.equal(random_integers((100,), CPU), first)
     assert not torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_of_numpy_are_seeds() -> None:
+    _random.seed(3)
+    first = random_integers((100,), CPU)
+    _random.seed(np.int64(3))  # type: ignore[arg-type]
+    assert torch.equal(random_integers((100,), CPU), first)
 
 
 @pytest.mark.parametrize("value", [-1, 2**70, 1.5, "x", None])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from squint import attacks
+from squint.attacks.adaptive import AdaptiveGradient
 from squint.attacks.geometry import Ball
-from squint.attacks.gradients import made_finite, usable
+from squint.attacks.gradients import Units, made_finite, usable
 from squint.attacks.objectives import objective
 from squint.attacks.pgd import ascend
-from squint.evaluation.gradient_flags import fidelity, unevenly_faithful, zero_gradients
+from squint.evaluation.gradient_flags import fidelity, unevenly_faithful, unfaithful, zero_gradients
 from tests.attacks.models import NoisyLinear, interior_images
 from tests.attacks.test_attacks import run
 
@@ -22,18 +25,18 @@ EPS = 0.05
 
 
 class Spoiled(torch.autograd.Function):
-    """Identity whose gradient is `value` at the first pixel of every image."""
+    """Identity whose gradient is `value` at the first pixel of every image, or at all of them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: float) -> Tensor:
-        ctx.value = value
+    def forward(ctx: Any, x: Tensor, value: float, throughout: bool = False) -> Tensor:
+        ctx.value, ctx.throughout = value, throughout
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         slope = grads[0].clone()
-        slope[..., 0, 0, 0] = ctx.value
-        return slope, None
+        slope[... if ctx.throughout else (..., 0, 0, 0)] = ctx.value
+        return slope, None, None
 
 
 class Poisoned(nn.Module):
@@ -98,6 +101,38 @@ def test_a_source_that_fails_on_an_image_does_not_stop_the_others(generator: tor
     assert (after > before).all()
 
 
+def test_a_step_on_which_every_source_fails_is_taken_back(generator: torch.Generator) -> None:
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+
+    class Ending(nn.Module):
+        """Has no gradient beyond 0.56 or below 0.44, on any image."""
+
+        def member_logits(self, x: Tensor, draws: int = 1, **noise: Any) -> Tensor:
+            far = (x - 0.5).abs().amax() > 0.06
+            shown = cast(Tensor, Spoiled.apply(x, math.nan, True)) if far else x  # type: ignore[no-untyped-call]
+            return NoisyLinear(1, 16, 5, 0.0).member_logits(shown, draws, **noise)
+
+    options: dict[str, Any] = {"eps": 0.2, "steps": 5, "step_size": 0.05, "random_start": False}
+    moved = attacks.transfer([Ending()], x, y, diversity=0.0, generator=generator, **options)
+    assert float((moved - x).abs().max()) <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_draws_grow_although_one_pixel_is_unusable(spoil: bool, generator: torch.Generator) -> None:
+    x, y = interior_images((4, 3, 4, 4), generator), torch.tensor([0, 1, 2, 3])
+    noisy = NoisyLinear(1, x[0].numel(), 5, 4.0)
+
+    class Shown(nn.Module):
+        def member_logits(self, x: Tensor, draws: int = 1, **noise: Any) -> Tensor:
+            shown = cast(Tensor, Spoiled.apply(x, math.inf)) if spoil else x  # type: ignore[no-untyped-call]
+            return noisy.member_logits(shown**2, draws, **noise)
+
+    adaptive = AdaptiveGradient(Units(Shown(), y, 4), lambda rows: objective("ce", y[rows]), 60)
+    for seed in range(6):
+        adaptive(x, seed)
+    assert int(adaptive.draws.max()) > 4
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_checks_of_gradients_say_so(value: float, generator: torch.Generator) -> None:
     x, y = interior_images((20, 3, 4, 4), generator), torch.arange(20) % 5
@@ -105,7 +140,9 @@ def test_the_checks_of_gradients_say_so(value: float, generator: torch.Generator
     assert [finding.kind for finding in zero_gradients(model, x, y, seed=0)] == ["zero_gradients"]
     measured = fidelity(model, x, y, EPS, seed=0, draws=8)
     assert (measured.unseen, measured.images) == (1.0, 20)
-    assert unevenly_faithful(measured) is not None
+    for finding in (unevenly_faithful(measured), unfaithful(replace(measured, actual=1.0, at_start=value))):
+        assert finding is not None
+        json.dumps(dict(finding.measured), allow_nan=False)
     honest = fidelity(model.linear, x, y, EPS, seed=0, draws=8)
     assert (honest.unseen, honest.overstated, honest.images) == (0.0, 0.0, 20)
 

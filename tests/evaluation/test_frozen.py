@@ -116,6 +116,33 @@ def test_the_model_stays_as_it_is_and_the_copy_asks_for_no_gradient() -> None:
     assert isinstance(frozen(quick), HasMemberLogits)
 
 
+@pytest.mark.parametrize("twice", ["relu", "convolution", "norm"])
+def test_layers_that_run_twice_stay_where_they_run(twice: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shared = {"relu": nn.ReLU(), "convolution": nn.Conv2d(4, 4, 3), "norm": nn.BatchNorm2d(4)}[twice]
+        layers: dict[str, list[nn.Module]] = {
+            "relu": [nn.Conv2d(4, 4, 3), shared, nn.Conv2d(4, 4, 3), shared, nn.BatchNorm2d(4)],
+            "convolution": [shared, shared, nn.BatchNorm2d(4)],
+            "norm": [nn.Conv2d(4, 4, 3), shared, nn.ReLU(), nn.Conv2d(4, 4, 3), shared],
+        }
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), *layers[twice], *head)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            norm.running_mean.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(16, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    quantized = squint.quantize(net, 4, 4, 2, width=0.0)
+    squint.calibrate(quantized, x)
+    with torch.no_grad():
+        expected = quantized.eval()(x)
+        found = cast(nn.Module, frozen(quantized))(x)
+    # A value within rounding of a threshold may fall on its other side.
+    assert float((found - expected).abs().max()) < 0.02
+    assert float(expected.std()) > 0.02
+
+
 def test_a_network_that_may_keep_state_is_not_copied() -> None:
     pair = NoisyPair()
     assert frozen(pair) is pair

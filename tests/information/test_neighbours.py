@@ -83,6 +83,13 @@ def test_units_do_not_matter_and_no_gradient_is_kept() -> None:
         assert float(ksg(first * a, second * b - 7)) == pytest.approx(float(value), abs=1e-9)
 
 
+def test_ties_stay_ties_in_any_unit() -> None:
+    whole = torch.randint(0, 4, (2, 120, 2), generator=torch.Generator().manual_seed(8)).double()
+    value = float(ksg(whole[0], whole[0] + whole[1]))
+    for scale in (3.0, 7.0, 1024.0):
+        assert float(ksg(scale * whole[0], whole[0] + whole[1])) == pytest.approx(value, abs=1e-12)
+
+
 def test_bad_arguments_are_named() -> None:
     a, b = pair(10, 1, 0.5, torch.Generator().manual_seed(5))
     for k in (0, 10, 2.5):

@@ -103,3 +103,40 @@ def test_what_reads_the_image_is_covered_in_whatever_order_it_is_named() -> None
 
 def test_networks_without_quantized_layers_are_not_run() -> None:
     cover_readers(nn.Linear(3, 2), torch.zeros(1, 1, 8, 8))
+
+
+class Embedded(nn.Module):
+    """Embeds the image by weights of its own, in no layer, and calls what follows by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Parameter(0.1 * torch.ones(64, 8)), nn.LayerNorm(64)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.norm(x.flatten(1)) @ self.embedding
+        stream = stream + self.first(input=stream)
+        out: Tensor = self.second(input=stream.relu())
+        return out
+
+
+def test_what_follows_other_weights_does_not_read_the_image() -> None:
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    behind, direct = quantize(Embedded(), 4, 4, 2), quantize(Named(), 4, 4, 2)
+    for net, found in ((behind, {"first": True, "second": False}), (direct, {"head": True, "reads": True})):
+        calibrate(net, images)
+        held = {q.name.split(".")[0]: q for q in quantizers(net) if q.ranged_by_data}
+        assert {name: quantizer.covers for name, quantizer in held.items()} == found
+        assert all(parameter.requires_grad for parameter in net.parameters() if parameter.ndim > 1)
+
+
+class Named(nn.Module):
+    """Normalizes the image by learned scales, and gives it to a layer that it names last, by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.norm, self.reads = nn.Linear(4, 3), nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.reads(input=self.norm(x)).relu().mean((2, 3)))
+        return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from rich.console import Console
 
 import squint.study.run
+import squint.study.seeds
 from squint._checks import InputError
 from squint.evaluation.equivalence import equivalence
+from squint.study.config import RecipeConfig
 from squint.study.keeping import held
 from squint.study.pairs import outcomes_of
 from squint.study.recipes import checked
@@ -267,3 +270,24 @@ def test_a_later_seed_s_folder_is_looked_at_before_the_first_is_run(tmp_path: Pa
     with pytest.raises(InputError, match="seed-1 is no run folder"):
         run_seeds(recipe(), [0, 1], tmp_path)
     assert not (tmp_path / "seed-0").exists()
+
+
+def test_folders_are_looked_at_with_the_processes_that_will_do_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(squint.study.run, "write_report", lambda folder: folder)
+    run_seeds(recipe(), [0], tmp_path)
+    seen: list[int] = []
+
+    def look(_: Path, config: RecipeConfig, **__: object) -> None:
+        seen.append(config.train.devices)
+        raise InputError("seen")
+
+    def two(config: RecipeConfig) -> RecipeConfig:
+        return replace(config, train=replace(config.train, devices=2))
+
+    monkeypatch.setattr(squint.study.seeds, "with_devices", two)
+    monkeypatch.setattr(squint.study.seeds, "check_folder", look)
+    with pytest.raises(InputError, match="seen"):
+        run_seeds(recipe(), [0], tmp_path, resume=True)
+    assert seen == [2]

@@ -87,7 +87,8 @@ def as_module(
     """Return the model as a `torch.nn.Module` that the attacks of torchattacks, foolbox and ART accept.
 
     It maps images in [0, 1] to logits under fresh noise in each call, and is always in evaluation mode. Those
-    libraries see one deployed call per gradient; see `DeployedModule`.
+    libraries see one deployed call per gradient; see `DeployedModule`. Their backward passes use TF32 where
+    torch is set to; through `external` they do not.
 
     Args:
         model: a callable returning logits (batch, classes), or a model with `member_logits`.
@@ -124,7 +125,8 @@ def external(run: Run, *, norm: str = "linf", draws: int | None = None) -> Attac
         ball = Ball(x, eps, norm)
         noise = torch.Generator().manual_seed(_random.next_seed(generator))
         module = as_module(model, draws=draws, generator=noise)
-        with _global_state(_random.next_seed(generator), x.device):
+        # The mode for its backward passes too, which are outside of the module's calls.
+        with evaluation_mode(model), _global_state(_random.next_seed(generator), x.device):
             found = run(module, ball.x.clone(), y.clone(), eps)
         return _within(ball, found)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from squint._checks import InputError
-from squint.attacks.gradients import Units
+from squint.attacks.gradients import Units, made_finite
 from squint.attacks.objectives import Objective
 
 LEAST_COSINE = 0.8
@@ -66,7 +66,7 @@ class AdaptiveGradient:
                 continue
             both, halves = part.gradients(point[rows], _by_halves(goal), seed)
             losses[rows], slopes[rows] = both[0], halves.sum(0)
-            one, other = _unit_size(halves.flatten(2))
+            one, other = _unit_size(made_finite(halves.flatten(0, 1)).view_as(halves).flatten(2))
             alike = F.cosine_similarity(one, other, dim=1)
             self.draws[rows[alike < LEAST_COSINE]] *= 2
         return losses, slopes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -68,13 +69,16 @@ def transfer(
         view = diverse_view(point, generator) if _coin(diversity, generator) else None
         total = torch.zeros(len(point), dtype=torch.float64, device=point.device)
         votes = torch.zeros_like(point, dtype=torch.float64)
+        heard = torch.zeros(len(point), dtype=torch.bool, device=point.device)
         for units in each:
             value, slope = units.gradient(point, goal, _random.next_seed(generator), view=view)
             # A source that fails on an image has no vote there; that it does is no success against the model.
             sound, slope = usable(value, slope)
             total += value.where(sound.flatten(), 0.0)
+            heard |= sound.flatten()
             votes += slope / per_example(slope.flatten(1).abs().sum(1), slope).clamp_min(1e-300)
-        return total, votes
+        # Where all of them fail the step is taken back.
+        return total.where(heard, math.nan), votes
 
     with ExitStack() as modes:
         for source in sources:

@@ -11,7 +11,7 @@ import tyro
 
 from squint._checks import InputError, check_number, format_fraction, parse_fraction
 from squint._random import derive_generator
-from squint.commands.targets import Target, data_for, load_target
+from squint.commands.targets import Target, attacked_images, load_target
 from squint.export.onnx import OnnxModel, ShippedRobustness, attack_shipped
 from squint.study.progress import Bar
 
@@ -90,7 +90,7 @@ def attack_file(options: ShippedOptions, bar: Bar) -> list[Shipped]:
     model = OnnxModel(options.path)
     target = _twin(model, options)
     radii = [parse_fraction("eps", eps) for eps in options.eps or (target.known.eps,)]
-    test = data_for(target, options.dataset, options.data_dir).test
+    test = attacked_images(target, options.dataset, options.data_dir)
     wanted = zip(model.image_shape, test.shape, strict=False)
     if len(model.image_shape) != 3 or any(isinstance(a, int) and a != b for a, b in wanted):
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from squint._checks import InputError, check_choice, format_fraction
 from squint.commands.targets import Target, attacked_images, load_target, member_targets, run_targets
 from squint.evaluation.evidence import Verification, verify
 from squint.evaluation.evidence_files import load_evidence
+from squint.export import load
+from squint.study.hypothesis import plan_of
 from squint.study.progress import Bar
 from squint.zoo import resolved
 
@@ -101,21 +103,37 @@ def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
 def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     path = resolved(options.path)
     if path.suffix == ".npz":
-        own = path.parent.parent / "weights" / f"{path.stem}.safetensors"
-        model = options.model or (own if path.parent.name == "evidence" and own.is_file() else None)
-        if model is None:
+        run = path.parent.parent
+        inside = path.parent.name == "evidence" and (run / "config.yaml").is_file() and options.model is None
+        own = _systems(run).get(path.stem) if inside else None
+        if own is None and options.model is None:
             raise InputError(f"{path} needs the weights that it was found against: name them with --model")
         if not path.is_file():
             raise InputError(f"{path} does not exist or is not a file")
-        return [(load_target(model), path)]
+        return [(own or _named(load_target(options.model or path), path), path)]
     if options.model is not None:
         raise InputError("--model goes with a file of evidence (*.npz); a run folder has its own weights")
-    systems = {target.name: target for target in run_targets(path)}
     files = sorted((path / "evidence").glob("*.npz"))
+    systems = _systems(path)
     if not files:
         raise InputError(f"{path} has no evidence yet: squint attack {path} --attacks quick makes it")
-    for target in list(systems.values()):
-        systems.update((member.name, member) for member in member_targets(target))
     for file in files:
         check_choice(f"system of {file}", file.stem, systems)
     return [(systems[file.stem], file) for file in files]
+
+
+def _systems(run: Path) -> dict[str, Target]:
+    """Return what a run may have evidence on, by name: systems, a hypothesis's parts, and their members."""
+    found = run_targets(run)
+    plan = None if found[0].recipe is None else plan_of(found[0].recipe)
+    parts = () if plan is None else plan.recipe.systems.keys() - plan.source.systems.keys()
+    files = [found[0].file.with_stem(name) for name in parts]
+    found += [replace(found[0], file=file, ens=load(file)) for file in files if file.is_file()]
+    members = [member for target in found for member in member_targets(target)]
+    return {target.name: target for target in (*members, *found)}
+
+
+def _named(target: Target, path: Path) -> Target:
+    """Return the member that evidence says it is of, or the whole."""
+    system = load_evidence(path).system
+    return next((m for m in member_targets(target) if m.part and system.endswith(m.part)), target)

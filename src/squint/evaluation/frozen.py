@@ -74,7 +74,8 @@ def _fold(parent: nn.Module, named: set[nn.Module]) -> None:
     """Put a convolution and the normalization that alone reads it into one layer, where it runs on codes."""
     if type(parent) is not nn.Sequential:
         return
-    children = list(parent.named_children())
+    # Every place, as they run: `named_children` gives a layer that runs twice once.
+    children = [(name, child) for name, child in parent._modules.items() if child is not None]
     for (name, layer), (after, norm) in itertools.pairwise(children):
         if type(layer) is QuantizedConv2d and type(norm) is nn.BatchNorm2d and not {layer, norm} & named:
             whole = integer_layer(layer, _FrozenNorm(norm).eval()) if norm.running_var is not None else None

@@ -240,7 +240,7 @@ def unfaithful(measured: Fidelity) -> Finding | None:
             "standard_error": measured.standard_error if math.isfinite(measured.standard_error) else None,
             "predicted": measured.predicted,
             "actual": measured.actual,
-            "at_start": measured.at_start,
+            "at_start": measured.at_start if math.isfinite(measured.at_start) else None,
         },
     )
 

@@ -46,22 +46,26 @@ def ksg(z1: Tensor, z2: Tensor, *, k: int = 3, variant: int = 1) -> Tensor:
     x, y = z1.double(), z2.double()
     if bool((x == x[0]).all()) or bool((y == y[0]).all()):
         return z1.new_zeros(())
-    x, y = _standard(x), _standard(y)
-    terms = torch.cat([_local_terms(x, y, slice(i, i + CHUNK), k, variant) for i in range(0, n, CHUNK)])
+    units, parts = (_deviation(x), _deviation(y)), [slice(i, i + CHUNK) for i in range(0, n, CHUNK)]
+    terms = torch.cat([_local_terms(x, y, units, rows, k, variant) for rows in parts])
     return (terms.mean() + _digamma(terms.new_tensor(n))).to(z1.dtype)
 
 
-def _standard(x: Tensor) -> Tensor:
+def _deviation(x: Tensor) -> Tensor:
+    """Return the root mean square of the centred values, a scalar."""
     # The largest deviation goes first: squares of very small values vanish.
-    x = x - x.mean(0)
-    x = x / x.abs().max()
-    return x / x.square().mean().sqrt()
+    centred = x - x.mean(0)
+    largest = centred.abs().max()
+    return largest * (centred / largest).square().mean().sqrt()
 
 
-def _local_terms(x: Tensor, y: Tensor, rows: slice, k: int, variant: int) -> Tensor:
-    """Return each row's term of the average, without ψ(n)."""
-    dx = torch.cdist(x[rows], x, p=float("inf"))
-    dy = torch.cdist(y[rows], y, p=float("inf"))
+def _local_terms(
+    x: Tensor, y: Tensor, units: tuple[Tensor, Tensor], rows: slice, k: int, variant: int
+) -> Tensor:
+    """Return each row's term of the average, without ψ(n); distances are in `units` of each variable."""
+    # Distances that are equal stay so: divided values would fall apart by rounding.
+    dx = torch.cdist(x[rows], x, p=float("inf")) / units[0]
+    dy = torch.cdist(y[rows], y, p=float("inf")) / units[1]
     joint = torch.maximum(dx, dy)
     # A row is its own neighbour at distance 0, so counts include it and the k-th other is number k + 1.
     nearest = joint.topk(k + 1, dim=1, largest=False)

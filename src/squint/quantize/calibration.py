@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,44 +56,59 @@ def cover_readers(net: nn.Module, images: Tensor) -> None:
     """Fix the ranges of layers that read the images, and have `calibrate` let them hold every value seen.
 
     A range that clips a coarsely quantized image, by data or by training, has no gradient at all there, which
-    masks the whole network. A layer reads the images where they reach it through no other quantized layer.
-    `quantize` knows the first layer that a network names, which need not be the first one that runs.
+    masks the whole network. A layer reads the images where they reach it through no other weights; scales and
+    shifts of channels, as of a normalization, do not count. `quantize` knows the first layer that a network
+    names, which need not be the first one that runs.
 
     Args:
         net: a quantized network, or any module that holds some.
         images: (batch, ...) in [0, 1], of which two are looked at.
     """
     layers = [module for module in net.modules() if isinstance(module, QuantizedLayer)]
-    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not layers:
         return
-    readers: set[StochasticQuantizer] = set()
-
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, QuantizedLayer)
-        if inputs and inputs[0].requires_grad and layer.activation_quantizer is not None:
-            readers.add(layer.activation_quantizer)
-
-    def cut(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.detach()
-
-    handles = [layer.register_forward_pre_hook(look) for layer in layers]
-    handles += [layer.register_forward_hook(cut) for layer in layers]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        # What needs a gradient now comes from the images. No one else's noise is used up.
-        with _observed(net), _evaluation(net), torch.enable_grad(), noise(torch.Generator().manual_seed(0)):
-            net(images[:2].detach().clone().requires_grad_())
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in learning:
-            parameter.requires_grad_()
+    own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    weights = [p for p in net.parameters() if p.ndim > 1 and id(p) not in own and p.is_floating_point()]
+    looked = images[:2].detach().clone()
+    readers = _reached(net, layers, looked, [looked]) - _reached(net, layers, looked, weights)
     for quantizer in readers:
         quantizer.covers = True
         if isinstance(quantizer.step, nn.Parameter):
             quantizer.step.requires_grad_(False)
+
+
+def _reached(
+    net: nn.Module, layers: Sequence[QuantizedLayer], images: Tensor, sources: Sequence[Tensor]
+) -> set[StochasticQuantizer]:
+    """Return the quantizers of layers whose input depends on a source through no other quantized layer."""
+    found: set[StochasticQuantizer] = set()
+
+    def look(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        assert isinstance(layer, QuantizedLayer)
+        depends = any(isinstance(x, Tensor) and x.requires_grad for x in (*inputs, *named.values()))
+        if depends and layer.activation_quantizer is not None:
+            found.add(layer.activation_quantizer)
+
+    def cut(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.detach()
+
+    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(cut) for layer in layers]
+    asked = {id(tensor): tensor.requires_grad for tensor in (*net.parameters(), *sources)}
+    try:
+        for tensor in (*net.parameters(), *sources):
+            tensor.requires_grad_(False)
+        for tensor in sources:
+            tensor.requires_grad_()
+        # No one else's noise is used up.
+        with _observed(net), _evaluation(net), torch.enable_grad(), noise(torch.Generator().manual_seed(0)):
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for tensor in (*net.parameters(), *sources):
+            tensor.requires_grad_(asked[id(tensor)])
+    return found
 
 
 @contextmanager

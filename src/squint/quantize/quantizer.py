@@ -250,7 +250,7 @@ class StochasticQuantizer(nn.Module):
 
     def _lsq_gradient_scale(self, values: Tensor) -> float:
         """Return LSQ's 1/sqrt(N Q_P): N elements of one example that share a step, Q_P the largest level."""
-        batch = values.shape[0] if values.ndim else 1
+        batch = values.shape[self.batch_axis] if values.ndim > self.batch_axis else 1
         sharing = values.numel() / max(batch, 1) / self.step.numel()
         largest = max(self.levels - 1 + self._number("offset"), 1.0)
         return 1 / math.sqrt(max(sharing, 1.0) * largest)

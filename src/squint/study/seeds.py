@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from squint import _ranks
 from squint._checks import InputError, check_choice, check_number, printable
 from squint._files import write_json
 from squint.evaluation.equivalence import MARGIN
@@ -19,7 +20,7 @@ from squint.study.config import RecipeConfig, config_hash
 from squint.study.folder import check_folder
 from squint.study.hypothesis import plan_of
 from squint.study.hypothesis_verdict import judge
-from squint.study.job import held_by_first
+from squint.study.job import held_by_first, with_devices
 from squint.study.pairs import CLEAN, Runs, accuracies_of, verdict_of
 from squint.study.progress import Bar
 from squint.study.run import run_study
@@ -71,10 +72,9 @@ def run_seeds(
     plan = plan_of(recipe)
     with held_by_first(folder, make=True):
         runs = []
-        for seed in seeds:
+        for seed in seeds if _ranks.rank() == 0 else ():
             path = folder / f"seed-{seed}"
-            there = path.is_dir()
-            alone = replace(recipe, seed=seed)
+            there, alone = path.is_dir(), replace(with_devices(recipe), seed=seed)
             check_folder(path, alone, resume=resume and there, overwrite=overwrite and there)
         for seed in seeds:
             path = folder / f"seed-{seed}"
