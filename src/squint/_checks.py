@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -80,9 +81,10 @@ def check_number(
 ) -> Number:
     """Return `value` unless it is not a finite number in [low, high], or (low, high] with `open_low`."""
     kind = "a whole number" if whole else "a number"
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    # Numbers of numpy and fractions are numbers too.
+    ok = isinstance(value, numbers.Real) and not isinstance(value, bool)
     # A whole number of any length is finite, but longer ones than a float holds cannot be asked.
-    ok = ok and (abs(value) < 2**1023 if isinstance(value, int) else math.isfinite(value))
+    ok = ok and (abs(value) < 2**1023 if isinstance(value, numbers.Integral) else math.isfinite(value))
     if ok and whole:
         ok = float(value).is_integer()
     if not ok or not low <= value <= high or (open_low and value == low):

@@ -9,9 +9,8 @@ depends on its seed alone, not on which draws share its batch, so chunks never c
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -95,8 +94,6 @@ def seed(value: int) -> None:
     Raises:
         squint.InputError: no whole number from 0 to 2^63 - 1.
     """
-    with suppress(TypeError):
-        value = operator.index(value)  # numpy's whole numbers too
     _squint_stream.reseed(int(check_number("seed", value, 0, 2**63 - 1, whole=True)))
 
 
