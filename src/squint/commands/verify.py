@@ -103,14 +103,12 @@ def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
 def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     path = resolved(options.path)
     if path.suffix == ".npz":
-        run = path.parent.parent
-        inside = path.parent.name == "evidence" and (run / "config.yaml").is_file() and options.model is None
-        own = _systems(run).get(path.stem) if inside else None
-        if own is None and options.model is None:
+        target = _beside(path) if options.model is None else _named(load_target(options.model), path)
+        if target is None:
             raise InputError(f"{path} needs the weights that it was found against: name them with --model")
         if not path.is_file():
             raise InputError(f"{path} does not exist or is not a file")
-        return [(own or _named(load_target(options.model or path), path), path)]
+        return [(target, path)]
     if options.model is not None:
         raise InputError("--model goes with a file of evidence (*.npz); a run folder has its own weights")
     files = sorted((path / "evidence").glob("*.npz"))
@@ -120,6 +118,17 @@ def _evidence(options: VerifyOptions) -> list[tuple[Target, Path]]:
     for file in files:
         check_choice(f"system of {file}", file.stem, systems)
     return [(systems[file.stem], file) for file in files]
+
+
+def _beside(path: Path) -> Target | None:
+    """Return what the folder of a file of evidence holds under its name."""
+    run = path.parent.parent
+    if path.parent.name != "evidence":
+        return None
+    if (run / "config.yaml").is_file():
+        return _systems(run).get(path.stem)
+    weights = run / "weights" / f"{path.stem}.safetensors"
+    return load_target(weights) if weights.is_file() else None
 
 
 def _systems(run: Path) -> dict[str, Target]:
