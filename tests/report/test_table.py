@@ -141,3 +141,13 @@ def test_print_names_the_preset_of_each_row_where_they_differ(results: Results, 
     assert "Under PGD at eps 5/255" in text
     assert "quick preset" in text.split("restarts", 1)[1]
     assert "20×8×1" in text
+
+
+def test_validation_images_are_called_so(results: Results) -> None:
+    for split, words in (
+        ("test", "1,000 images correctly"),
+        ("validation", "1,000 validation images correctly"),
+    ):
+        parsed = parse_results(results | {"split": split})
+        assert words in headline_of(parsed, rows_of(parsed)).sentence
+        assert ("validation images" in printed(results | {"split": split})) == (split == "validation")

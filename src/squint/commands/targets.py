@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from squint import data as D
 from squint._checks import InputError, check_choice
 from squint.ensemble import Ensemble
@@ -16,6 +14,7 @@ from squint.study.config import RecipeConfig
 from squint.study.images import attacked
 from squint.study.keeping import CHANGED, check_data, digests_of
 from squint.study.published import kept_images
+from squint.study.systems import placed
 from squint.zoo import resolved
 
 
@@ -47,8 +46,7 @@ class Target:
 
     def placed(self) -> Ensemble:
         """Return the ensemble on the device that its recipe computes on."""
-        on_gpu = torch.cuda.is_available() and self.known.train.accelerator != "cpu"
-        return self.ens.to("cuda" if on_gpu else "cpu")
+        return placed(self.ens, self.known)
 
 
 def load_targets(path: Path) -> list[Target]:

@@ -17,8 +17,6 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
 from squint._checks import InputError, describe
 from squint._files import put_in_place
 
@@ -53,6 +51,8 @@ class RemoteFile:
 
 def default_folder() -> Path:
     """Return the platform's cache folder for squint (`~/.cache/squint` on Linux)."""
+    import pooch
+
     return Path(pooch.os_cache("squint"))
 
 
@@ -100,6 +100,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _verify(path: Path, target: Path, remote: RemoteFile, advice: str) -> None:
+    import pooch
+
     found = pooch.file_hash(str(path), alg="sha256")
     if found != remote.sha256:
         raise InputError(f"{target} has SHA-256 {found}; expected {remote.sha256}; {advice}")

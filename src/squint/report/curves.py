@@ -83,7 +83,7 @@ def accuracy_figure(results: Results) -> FigureFiles | None:
     return render(
         "accuracy_vs_eps",
         "Accuracy against eps",
-        f"Accuracy under {attack} ({'; '.join(presets)}) over {images} images; {bands}"
+        f"Accuracy under {attack} ({'; '.join(presets)}) over {images} {results.images}; {bands}"
         "the points at eps 0 are clean accuracy.",
         f"Accuracy against eps under {attack}. {words}.",
         draw,

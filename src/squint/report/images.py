@@ -76,13 +76,21 @@ def examples_figure(results: Results, system: str, examples: Examples) -> Figure
     return render(
         f"examples_{system}",
         f"Examples: {title}",
-        f"The first {len(votes)} examples that the run kept, whatever became of them. Differences are at "
+        f"The first {len(votes)} {results.images} that the run kept{_attack_on(results, system)}, whatever "
+        "became of them. Differences are at "
         f"most {largest}/255, drawn {gain} times as large around grey. ✓ right, ✗ wrong.",
         f"Clean and adversarial images of {title} with the members' votes: {fooled} of "
         f"{sum(len(vote.members) for vote in votes)} votes are wrong under attack. "
         "The votes follow as a table.",
         draw,
     )
+
+
+def _attack_on(results: Results, system: str) -> str:
+    """Return which attack made the examples: the first plain one at the headline's radius."""
+    plain = (r for r in results.records if r.system == system and r.radius == results.headline_radius)
+    record = next((r for r in plain if "ladder" not in r.attack.lower()), None)
+    return "" if record is None else f", under {record.attack_name} at eps {record.eps}"
 
 
 def _show(axes: Axes, picture: NDArray[Any]) -> None:

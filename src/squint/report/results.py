@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from squint._checks import InputError, check_choice, parse_fraction, shown
+from squint.evaluation.records import WHOLE_LADDERS
 from squint.report.fields import Fields, Interval
 from squint.report.judgement import Judgement, parse_judgement
 from squint.report.ladder_details import LadderDetails, parse_details
 
 FORMAT_VERSION = 1
-LADDER_PRESETS = ("standard", "exhaustive")
 PRESET_NAMES = {
     "seed": "seed protocol",
     "quick": "quick preset",
@@ -20,7 +20,6 @@ PRESET_NAMES = {
     "exhaustive": "ladder, exhaustive budget",
 }
 """What people read for each preset, weakest first; only the last two may be called the ladder."""
-
 _ACRONYMS = ("fgsm", "pgd", "apgd", "arc", "mora", "spsa")
 
 
@@ -82,7 +81,7 @@ class Record:
     @property
     def attack_name(self) -> str:
         """The attack's name; a worst case from a smaller budget is not allowed the ladder's name."""
-        if "ladder" in self.attack.lower() and self.preset not in LADDER_PRESETS:
+        if "ladder" in self.attack.lower() and self.preset not in WHOLE_LADDERS:
             return "worst case"
         return self.attack.upper() if self.attack in _ACRONYMS else self.attack
 
@@ -161,6 +160,7 @@ class Results:
     judgement: Judgement | None = None
     left: tuple[str, ...] = ()
     """Titles of the systems that the run has not done yet."""
+    images: str = "images"  # those of the test set need no further word
 
     def title(self, system: str) -> str:
         """Return the title of a system, or its name where no title is given."""
@@ -201,6 +201,7 @@ def parse_results(data: Any, where: str = "results.json") -> Results:
         plane=tuple(_point(f) for f in top.objects("plane")),
         judgement=parse_judgement(top),
         left=top.texts("left"),
+        images="validation images" if top.data.get("split") == "validation" else "images",
     )
 
 

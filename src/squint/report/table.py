@@ -154,8 +154,8 @@ def headline_of(results: Results, rows: Sequence[TableRow]) -> Headline:
     assert row.ci95 is not None
     low, high = percent(max(row.ci95[0], 0.0)), percent(min(row.ci95[1], 1.0))
     sentence = (
-        f"{row.title} (tier {row.tier}) classifies {percent(row.robust)}\u00a0% of {record.n:,} images "
-        f"correctly under {record.attack_name} at {norm_name(record.norm)} eps {record.eps} "
+        f"{row.title} (tier {row.tier}) classifies {percent(row.robust)}\u00a0% of {record.n:,} "
+        f"{results.images} correctly under {record.attack_name} at {norm_name(record.norm)} eps {record.eps} "
         f"({record.preset_name}; 95\u00a0% interval {low} to {high}\u00a0%), "
         f"and {percent(row.clean)}\u00a0% without attack."
     )

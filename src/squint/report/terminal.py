@@ -44,6 +44,7 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     count = _shared(_whole(row.n) for row in measured)
     attack = next((row.record.attack_name for row in measured if row.record), parsed.headline_attack)
     images = f", n = {count}" if count else ""
+    images += "" if parsed.images == "images" else f", {parsed.images}"
     spent = f"{budget} (steps×eot×restarts)" if budget else "; ".join(presets) or "nothing measured"
     console.print(Text(f"Under {attack} at eps {parsed.headline_eps}{images}: {spent}"))
     console.print(_comparison(rows, with_budget=budget is None, with_count=count is None))

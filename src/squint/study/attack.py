@@ -25,6 +25,7 @@ from squint.study.keeping import CHANGED, check_data, has_data
 from squint.study.ladder import climb_weights
 from squint.study.progress import Bar
 from squint.study.published import kept_images
+from squint.study.systems import placed
 from squint.training.checkpoint import data_digest
 from squint.zoo import home, resolved
 
@@ -116,6 +117,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
         check_fit(file, ens, test)
     reports = []
     for file, name, ens in systems:
+        placed(ens, known)
         tier = recipe.systems[file.stem].tier if recipe else "A"
         for budget in budgets:
             report = climb_weights(
@@ -196,7 +198,7 @@ def _images(options: AttackOptions, recipe: RecipeConfig | None, file: Path) -> 
 def _sources(recipe: RecipeConfig | None, file: Path) -> dict[str, AnyModel]:
     """Return the other systems of a run: the ladder tries attacks on them, too."""
     others = (file.with_stem(name) for name in (recipe.systems if recipe else ()) if name != file.stem)
-    return {other.stem: load(other).eval() for other in others if other.is_file()}
+    return {other.stem: placed(load(other), recipe or ALONE).eval() for other in others if other.is_file()}
 
 
 def _first(given: int | None, default: int) -> int:

@@ -32,7 +32,7 @@ from squint.study.job import bring_together, opened, with_devices
 from squint.study.keeping import digests_of
 from squint.study.outcomes import examples_of, plane_of, results_of
 from squint.study.progress import Bar, Silence
-from squint.study.systems import build_system, describe_system
+from squint.study.systems import build_system, describe_system, placed
 from squint.training import Watcher, fit
 from squint.training.schedule import cycle_length
 
@@ -119,8 +119,7 @@ class Study:
             return stored
         ens, seconds = self.train(name)
         recipe = self.recipe
-        device = "cuda" if torch.cuda.is_available() and recipe.train.accelerator != "cpu" else "cpu"
-        ens.to(device)
+        placed(ens, recipe)
         test = self._attacked()
         settings = self.settings(name)
         radii = sorted(radii_of([recipe.eps, *recipe.curve], settings))
@@ -205,7 +204,7 @@ class Study:
         systems = self.recipe.systems
         rivals = any(system.rival for system in systems.values())
         others = [o for o in systems if o != name and (not rivals or systems[o].rival in _SOURCES)]
-        return {other: self.train(other)[0].eval() for other in others}
+        return {other: placed(self.train(other)[0], self.recipe).eval() for other in others}
 
 
 def run_study(

@@ -20,6 +20,12 @@ from squint.quantize import QuantizedNetwork, quantize, quantizers
 from squint.study.config import MemberConfig, RecipeConfig, SystemConfig
 
 
+def placed(ens: Ensemble, recipe: RecipeConfig) -> Ensemble:
+    """Return an ensemble, moved to the device that its recipe computes on."""
+    on_gpu = torch.cuda.is_available() and recipe.train.accelerator != "cpu"
+    return ens.to("cuda" if on_gpu else "cpu")
+
+
 def channel_statistics(data: D.ImageData) -> tuple[list[float], list[float]]:
     """Return the mean and standard deviation of each channel, of images in [0, 1]."""
     images = data.images.double().div(255)
