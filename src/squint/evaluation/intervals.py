@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import special
@@ -57,3 +57,8 @@ def paired_bootstrap(
     means = difference[chosen].mean(1)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
+
+
+def intervals_of(shares: Mapping[str, float | None], n: int) -> dict[str, list[float]]:
+    """Return the Wilson intervals of shares of `n` images, by their names; of those that there are."""
+    return {name: list(wilson(share * n, n)) for name, share in shares.items() if share is not None}

@@ -13,7 +13,7 @@ from torch import Tensor
 from squint.evaluation.arrays import Array
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun, joined
 from squint.evaluation.first_rung import FirstRung
-from squint.evaluation.intervals import wilson
+from squint.evaluation.intervals import intervals_of, wilson
 from squint.evaluation.scoring import Scores
 from squint.evaluation.scoring_rules import SweepPoint, margin_summary
 from squint.evaluation.selection import DEPLOYED, SINGLE
@@ -142,8 +142,7 @@ class LadderResult:
             **{f"{point.draws} draws": point.accuracy for point in self.sweep},
             **({} if self.first_rung is None else self.first_rung.summary()),
         }
-        n = len(self.labels)
-        return {name: _interval(share, n) for name, share in figures.items() if share is not None}
+        return intervals_of(figures, len(self.labels))
 
 
 def _interval(accuracy: float, n: int) -> list[float]:

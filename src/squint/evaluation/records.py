@@ -33,6 +33,11 @@ NO_ACTIVE_TESTS = Finding(
 )
 
 
+def attack_title(attack: str, preset: str) -> str:
+    """Return the attack's name; a ladder of fewer rungs is called by that of its budget."""
+    return preset if attack == LADDER and preset not in WHOLE_LADDERS else attack
+
+
 @dataclass(frozen=True)
 class Record:
     """One attack setting on one system; accuracies are shares of images, `eps` is written as a fraction.
@@ -69,9 +74,8 @@ class Record:
     @property
     def title(self) -> str:
         """The attack and its budget as people read them: less than `standard` is never called the ladder."""
-        if self.attack == LADDER and self.preset not in WHOLE_LADDERS:
-            return self.preset
-        return f"{self.attack} ({self.preset})"
+        name = attack_title(self.attack, self.preset)
+        return name if name == self.preset else f"{name} ({self.preset})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

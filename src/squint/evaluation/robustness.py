@@ -22,7 +22,7 @@ from squint.evaluation.batch_outcomes import digest, model_digest
 from squint.evaluation.budgets import PRESETS
 from squint.evaluation.flags import excesses, rising
 from squint.evaluation.frozen import frozen
-from squint.evaluation.intervals import wilson
+from squint.evaluation.intervals import intervals_of, wilson
 from squint.evaluation.kept_attacks import KeptAttacks, Part
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.machine import Fitting
@@ -252,15 +252,14 @@ def _record(
         details={
             "resubmissions": scores.resubmissions,
             "loss": setting.loss,
-            "intervals": {
-                name: wilson(share * n, n)
-                for name, share in {
+            "intervals": intervals_of(
+                {
                     "single_draw_accuracy": scores.single_draw_accuracy,
                     **{f"persistent {q}": scores.persistent_accuracy(q) for q in TRIES},
                     **{f"clean persistent {q}": clean.persistent_accuracy(q) for q in TRIES},
-                }.items()
-                if share is not None
-            },
+                },
+                n,
+            ),
         },
     )
 

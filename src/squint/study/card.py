@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from squint.evaluation.records import LADDER, WHOLE_LADDERS
+from squint.evaluation.records import attack_title
 from squint.study.config import RecipeConfig
 
 
@@ -89,9 +89,7 @@ def _machines(results: dict[str, Any]) -> str:
 
 
 def _attack(record: dict[str, Any]) -> str:
-    """Return the attack's name; a ladder of fewer rungs is called by that of its budget."""
-    short = record["attack"] == LADDER and record["preset"] not in WHOLE_LADDERS
-    return str(record["preset" if short else "attack"])
+    return attack_title(record["attack"], record["preset"])
 
 
 def _percent(share: float | None) -> str:
