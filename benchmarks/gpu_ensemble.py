@@ -12,7 +12,9 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ from torch import Tensor
 
 import squint
 from squint import data as D
+from squint._checks import need_members
 from squint._files import write_json
 from squint.attacks import pgd
+from squint.attacks.gradients import AnyModel
 from squint.attacks.modes import full_float32
+from squint.evaluation.frozen import frozen
 from squint.study.recipes import load_recipe
 from squint.study.systems import build_system
 from squint.training import EnsembleObjective, Watcher, fit
@@ -32,6 +37,7 @@ from squint.training import EnsembleObjective, Watcher, fit
 HEADLINE = "stochastic-information"
 STEPS = 12
 IMAGES = 250
+DRAWS = 16
 
 
 def made_up(count: int) -> D.ImageData:
@@ -64,28 +70,41 @@ def trained(width: int, patch: int, batch_size: int) -> tuple[squint.Ensemble, f
 
 
 def seconds_per_image(ens: squint.Ensemble) -> dict[str, float]:
-    """Return the seconds of one gradient and of one prediction of one draw of all members, for one image."""
+    """Return the seconds of a gradient and of a prediction of one draw of all members, for one image."""
     images = made_up(IMAGES)
     x, y = images.images.cuda() / 255, images.labels.cuda()
-    found = {}
-    for name, steps in (("gradient", 10), ("again", 10)):
+    models = {"floats": ens, "codes": frozen(ens), "codes, float32 gradients": frozen(ens, precise=True)}
+    found: dict[str, float] = {}
+    for name, model in models.items():
+
+        def gradients(model: AnyModel = model) -> None:
+            pgd(model, x, y, eps=5 / 255, steps=10, generator=torch.Generator().manual_seed(0))
+
+        found[f"gradient, {name}"] = timed(gradients) / 10 / IMAGES
+        found[f"prediction, {name}"] = timed(partial(predict, model, x)) / DRAWS / IMAGES
+    pair = []
+    for model in (ens, models["codes"]):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad(), full_float32():
+            pair.append(need_members(model, "a comparison").member_logits(x, 4, generator=generator))
+    found["logits that differ by more than 1e-4"] = float(((pair[0] - pair[1]).abs() > 1e-4).float().mean())
+    return found
+
+
+def timed(task: Callable[[], object]) -> float:
+    """Return the seconds of the second run of `task`."""
+    for _ in range(2):
         torch.cuda.synchronize()
         started = time.perf_counter()
-        pgd(ens, x, y, eps=5 / 255, steps=steps, generator=torch.Generator().manual_seed(0))
+        task()
         torch.cuda.synchronize()
-        found[name] = (time.perf_counter() - started) / steps / IMAGES
-    predict(ens, x)
-    started = time.perf_counter()
-    predict(ens, x)
-    found["prediction"] = (time.perf_counter() - started) / 16 / IMAGES
-    return {"gradient": found["again"], "prediction": found["prediction"]}
+    return time.perf_counter() - started
 
 
-def predict(ens: squint.Ensemble, x: Tensor) -> None:
-    """Predict with sixteen draws."""
+def predict(model: AnyModel, x: Tensor) -> None:
+    """Predict with some draws."""
     with torch.no_grad(), full_float32():
-        ens.member_logits(x, 16, generator=torch.Generator().manual_seed(0))
-    torch.cuda.synchronize()
+        need_members(model, "predict").member_logits(x, DRAWS, generator=torch.Generator().manual_seed(0))
 
 
 def profile(width: int, patch: int, batch_size: int, output: Path) -> None:
@@ -113,11 +132,15 @@ def main() -> None:
         width, patch = (int(part) for part in network.split("x"))
         ens, step = trained(width, patch, given.batch_size)
         row = {"network": network, "autotune": autotune, "batch_size": given.batch_size, "step": step}
-        row |= seconds_per_image(ens)
+        print(f"{network}{', cuDNN tries' if autotune else ''}: step {step * 1e3:.1f} ms", flush=True)
+        if autotune:
+            each = seconds_per_image(ens)
+            row |= each
+            print(
+                "\n".join(f"  {name}: {value * 1e6:.1f} millionths" for name, value in each.items()),
+                flush=True,
+            )
         rows.append(row)
-        each = [f"{name} {row[name] * 1e6:.1f}" for name in ("gradient", "prediction")]
-        tried = "cuDNN tries" if autotune else ""
-        print(f"{network:<6} {tried:<12} step {step * 1e3:.1f} ms; microseconds an image: {', '.join(each)}")
     if given.output is not None:
         device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         write_json(given.output, {**device, "images": IMAGES, "seconds": rows})

@@ -16,76 +16,15 @@ from squint.attacks.gradients import AnyModel
 from squint.evaluation.frozen import frozen
 from squint.evaluation.integer_layers import IntegerConv2d
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, attacker_view, integer_kernel
-from squint.quantize.layers import QuantizedConv2d
+from tests.evaluation.code_networks import exact, gradient_of, images, network
 
 needs_codes = pytest.mark.skipif(not integer_kernel.available(), reason="no exact 8-bit products here")
-
-
-def network(
-    weight_bits: int | None = 4,
-    activation_bits: int | None = 4,
-    *,
-    signed: bool = False,
-    stride: int = 1,
-    groups: int = 1,
-    noise: str = "uniform",
-    **settings: object,
-) -> QuantizedNetwork:
-    """Return one quantized convolution with bias and the normalization behind it."""
-    generator = torch.Generator().manual_seed(1)
-    conv = nn.Conv2d(4, 6 * groups, 3, stride, 1, groups=groups)
-    norm = nn.BatchNorm2d(6 * groups)
-    for parameter in (*conv.parameters(), *norm.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    assert norm.running_var is not None
-    norm.running_var.copy_(0.5 + torch.rand(6 * groups, generator=generator))
-    given: dict[str, object] = {"first_last_bits": weight_bits, "activation_width": 0.0, **settings}
-    net = squint.quantize(nn.Sequential(conv, norm), weight_bits, activation_bits, None, **given)  # type: ignore[arg-type]
-    squint.calibrate(net, images())
-    layer = cast(nn.Sequential, net.network)[0]
-    assert isinstance(layer, QuantizedConv2d)
-    if activation_bits is None:
-        layer.activation_quantizer = None
-    else:
-        layer.activation_quantizer = StochasticQuantizer(
-            activation_bits, width=float(cast(float, given["activation_width"])), noise=noise
-        )
-        levels, lowest = 2**activation_bits, -(2 ** (activation_bits - 1)) if signed else 0
-        step = torch.tensor((2.0 if signed else 1.0) / (levels - 1))
-        layer.activation_quantizer.set_grid(step, lowest, levels)
-    return net.eval()
-
-
-def images(signed: bool = False) -> Tensor:
-    x = torch.rand(5, 4, 7, 7, generator=torch.Generator().manual_seed(2))
-    return 2 * x - 1 if signed else x
 
 
 def layer_of(net: AnyModel) -> IntegerConv2d:
     layer = cast(nn.Sequential, cast(QuantizedNetwork, net).network)[0]
     assert isinstance(layer, IntegerConv2d)
     return layer
-
-
-def exact(net: QuantizedNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output in float64 and the sum of its terms' sizes, from float32 levels and weights."""
-    conv, norm = cast(nn.Sequential, net.network)
-    assert isinstance(conv, QuantizedConv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert conv.bias is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    values = cast(StochasticQuantizer, conv.activation_quantizer)(x).double()
-    weight = conv.quantized_weight()[0].double()
-    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = (conv.bias - norm.running_mean).double() * factor + norm.bias.double()
-    column = [-1, 1, 1]
-    sums = F.conv2d(values, weight, None, conv.stride, conv.padding)
-    sizes = F.conv2d(values.abs(), weight.abs(), None, conv.stride, conv.padding)
-    return (
-        sums * factor.view(column) + shift.view(column),
-        sizes * factor.abs().view(column) + shift.abs().view(column),
-    )
 
 
 @needs_codes
@@ -117,11 +56,6 @@ def test_codes_of_a_noisy_quantizer_are_its_realised_levels(noise: str) -> None:
             with draw_noise([5], strata=strata, strata_total=4, shared_seed=1):
                 expected, sizes = exact(net, x)
             assert bool(((got - expected).abs() <= 2.0**-21 * sizes).all())
-
-
-def gradient_of(net: nn.Module, x: Tensor, cotangent: Tensor) -> Tensor:
-    leaf = x.clone().requires_grad_()
-    return torch.autograd.grad(net(leaf), leaf, cotangent)[0]
 
 
 @needs_codes

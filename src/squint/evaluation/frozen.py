@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squint.attacks.gradients import AnyModel
-from squint.evaluation.integer_layers import IntegerConv2d, integer_layer
+from squint.evaluation.code_layers import CodeConv2d
+from squint.evaluation.integer_layers import integer_layer
 from squint.evaluation.machine import device_of
 from squint.evaluation.quick_networks import quicken
+from squint.evaluation.tensor_core_layers import tensor_core_layer
 from squint.quantize import QuantizedNetwork, quantizers
 from squint.quantize.layers import QUANTIZED, QuantizedConv2d
 
@@ -27,12 +29,12 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
     """Return a copy of the model in evaluation mode that computes the same function in less time.
 
     Weights are quantized once and not in every pass, learned steps and batch normalization are constants, and
-    no parameter asks for a gradient. On a CPU with 8-bit products, convolutions of quantized inputs with
-    quantized weights run on integer codes. Their sums are exact where the model's float32 sums round, so a
-    value that lies within rounding of a threshold may fall on its other side; on a GPU sums are added up in
-    another order. Elsewhere, where no layer runs on codes, outputs are bit for bit those of the model. Only
-    networks made of torch's and squint's own layers, without hooks, are copied, since others may keep state
-    that a copy would not share; any other model is returned as it is.
+    no parameter asks for a gradient. On a CPU with 8-bit products, and on a GPU, convolutions of quantized
+    inputs with quantized weights run on integer codes. Their sums are exact where the model's float32 sums
+    round, so a value that lies within rounding of a threshold may fall on its other side; on a GPU sums in
+    floats are added up in another order, too. Elsewhere, where no layer runs on codes, outputs are bit for
+    bit those of the model. Only networks made of torch's and squint's own layers, without hooks, are copied,
+    since others may keep state that a copy would not share; any other model is returned as it is.
 
     Args:
         model: what will be attacked or scored, in the mode that its batch normalization is to have.
@@ -57,7 +59,7 @@ def frozen(model: AnyModel, *, precise: bool = False) -> AnyModel:
             _settle(parent)
         for part in copied.modules():
             quicken(part)
-            if isinstance(part, IntegerConv2d):
+            if isinstance(part, CodeConv2d):
                 part.set_precise(precise)
     if device_of(copied).type == "cuda":
         # The layout that tensor cores read; convolutions hand it on to all that follows them.
@@ -78,10 +80,18 @@ def _fold(parent: nn.Module, named: set[nn.Module]) -> None:
     children = [(name, child) for name, child in parent._modules.items() if child is not None]
     for (name, layer), (after, norm) in itertools.pairwise(children):
         if type(layer) is QuantizedConv2d and type(norm) is nn.BatchNorm2d and not {layer, norm} & named:
-            whole = integer_layer(layer, _FrozenNorm(norm).eval()) if norm.running_var is not None else None
+            whole = _on_codes(layer, _FrozenNorm(norm).eval()) if norm.running_var is not None else None
             if whole is not None:
                 setattr(parent, name, whole)
                 setattr(parent, after, nn.Identity())
+
+
+def _on_codes(layer: QuantizedConv2d, norm: nn.Module | None) -> CodeConv2d | None:
+    """Return the layer in integer codes, by what its device offers, or None where that is nothing."""
+    device = layer.weight.device.type
+    if device == "cuda":
+        return tensor_core_layer(layer, norm)
+    return integer_layer(layer, norm) if device == "cpu" else None
 
 
 def _settle(parent: nn.Module) -> None:
@@ -91,7 +101,7 @@ def _settle(parent: nn.Module) -> None:
             layer = cast(Any, child)
             if layer.weight_quantizer is None or layer.weight_quantizer.stochastic:
                 continue
-            whole = integer_layer(layer, None) if type(child) is QuantizedConv2d else None
+            whole = _on_codes(layer, None) if type(child) is QuantizedConv2d else None
             if whole is not None:
                 setattr(parent, name, whole)
                 continue

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from squint.evaluation.integer_layers import IntegerConv2d
+from squint.evaluation.code_layers import CodeConv2d
 from squint.models.networks import ResNet, SmallCNN, _Block
 
 
@@ -51,7 +51,7 @@ def quicken(network: nn.Module) -> None:
         return
     for name in behind:
         layer = getattr(network, name)[0]
-        if isinstance(layer, IntegerConv2d) and layer.product.zero_point == 0:
+        if isinstance(layer, CodeConv2d) and layer.zero_point == 0:
             layer.rectifies = True
     cast(Any, network).__class__ = quick
 
@@ -59,5 +59,5 @@ def quicken(network: nn.Module) -> None:
 def _rectified(x: Tensor, behind: nn.Module) -> Tensor:
     """Return max(x, 0), or x where the layer behind rectifies."""
     layer = cast(Any, behind)[0]
-    leaves = isinstance(layer, IntegerConv2d) and layer.rectifies
+    leaves = isinstance(layer, CodeConv2d) and layer.rectifies
     return x if leaves else F.relu(x, inplace=True)

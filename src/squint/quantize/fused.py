@@ -2,7 +2,8 @@
 
 The plain chain of elementwise operations reads and writes an activation a dozen times and starts as many
 kernels. Here values are read once and written once, each way. Forward and input gradient are those of the
-plain chain to the last bit; only sums are added up in another order.
+plain chain to the last bit; only sums are added up in another order. What convolutions on codes need
+(`tensor_cores`) is here too.
 """
 
 from __future__ import annotations
@@ -70,6 +71,15 @@ def applies(x: Tensor, held: Pass, noise: str) -> bool:
 
 def round_to_grid(x: Tensor, held: Pass) -> Tensor:
     """Return x rounded to the grid, of its dtype and strides."""
+    return _rounded(x, held, None)
+
+
+def codes(x: Tensor, held: Pass, zero_point: int) -> Tensor:
+    """Return the levels K of x less the zero point, of its dtype and strides; NaN stays NaN."""
+    return _rounded(x, held, zero_point)
+
+
+def _rounded(x: Tensor, held: Pass, zero_point: int | None) -> Tensor:
     y = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
     rows = _rows(x, held.step) or 1
     length = x.numel() // rows
@@ -83,14 +93,35 @@ def round_to_grid(x: Tensor, held: Pass) -> Tensor:
             held.step,
             held.width,
             float(held.levels - 1),
+            float(zero_point or 0),
             length,
+            CODES=zero_point is not None,
             **_constants(held, rows),
         )
     return y
 
 
-def gradient(grad: Tensor, x: Tensor, held: Pass, *, sums: bool) -> tuple[Tensor, Sums | None]:
-    """Return g D, laid out as x, and where asked for the sums by row, shaped as the step."""
+def rescaled(sums: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Return scale_c s + bias_c of sums (batch, channels, height, width), each the nearest whole number.
+
+    Writes over `sums` where the channel comes last in memory.
+    """
+    if not sums.is_contiguous(memory_format=torch.channels_last):
+        return sums.round() * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    with torch.cuda.device_of(sums):  # type: ignore[no-untyped-call]
+        _kernels().rescale_kernel[(-(-sums.numel() // _BLOCK),)](
+            sums, scale, bias, len(scale), sums.numel(), BLOCK=_BLOCK, enable_fp_fusion=False
+        )
+    return sums
+
+
+def gradient(
+    grad: Tensor, x: Tensor, held: Pass, *, sums: bool, rectified: bool = False
+) -> tuple[Tensor, Sums | None]:
+    """Return g D, laid out as x, and where asked for the sums by row, shaped as the step.
+
+    `rectified` says that values are to pass a ReLU first, whose gradient this then includes.
+    """
     by_x = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
     if grad.stride() != x.stride():
         grad = torch.empty_strided(x.shape, x.stride(), dtype=grad.dtype, device=x.device).copy_(grad)
@@ -114,6 +145,7 @@ def gradient(grad: Tensor, x: Tensor, held: Pass, *, sums: bool) -> tuple[Tensor
             half + tolerance(held.levels),
             length,
             LEARNS=sums,
+            RECTIFIED=rectified,
             **_constants(held, rows),
         )
     if not sums:

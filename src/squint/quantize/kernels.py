@@ -48,14 +48,16 @@ def round_kernel(
     step_at,
     width,
     top,
+    zero,
     length,
+    CODES: tl.constexpr,
     PER_ROW: tl.constexpr,
     FROM_ZERO: tl.constexpr,
     NOISY: tl.constexpr,
     FINE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write low + step K of one block of one row."""
+    """Write low + step K of one block of one row, or K - zero, the codes."""
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = column < length
@@ -64,9 +66,12 @@ def round_kernel(
     u, low, step = position(x, low_at, step_at, row, PER_ROW, FROM_ZERO)
     if NOISY:
         u = u + noise(tl.load(k_at + at, mask=there, other=0), width, FINE)
-    y = level(u, top) * step
-    if not FROM_ZERO:
-        y = y + low
+    if CODES:
+        y = level(u, top) - zero
+    else:
+        y = level(u, top) * step
+        if not FROM_ZERO:
+            y = y + low
     tl.store(y_at + at, y.to(x.dtype), mask=there)
 
 
@@ -89,9 +94,13 @@ def gradient_kernel(
     NOISY: tl.constexpr,
     FINE: tl.constexpr,
     LEARNS: tl.constexpr,
+    RECTIFIED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write g D of one block of one row, and its sums of g, g D, g D u, g K and g D W n."""
+    """Write g D of one block of one row, and its sums of g, g D, g D u, g K and g D W n.
+
+    Where the values are yet to be rectified, what is not above zero has no gradient.
+    """
     row = tl.program_id(1).to(tl.int64)
     block = tl.program_id(0).to(tl.int64)
     column = block * BLOCK + tl.arange(0, BLOCK)
@@ -101,6 +110,8 @@ def gradient_kernel(
     g = tl.load(g_at + at, mask=there, other=0.0).to(tl.float32)
     u, _, _ = position(x, low_at, step_at, row, PER_ROW, FROM_ZERO)
     masked = (tl.abs(u - half) <= reach).to(tl.float32) * g
+    if RECTIFIED:
+        masked = tl.where(x > 0, masked, 0.0)
     tl.store(by_x_at + at, masked.to(x.dtype), mask=there)
     if LEARNS:
         out = sums_at + (row * tl.num_programs(0) + block) * 5
@@ -113,3 +124,15 @@ def gradient_kernel(
             drawn = u + n
             tl.store(out + 4, tl.sum(masked * n, 0))
         tl.store(out + 3, tl.sum(g * level(drawn, top), 0))
+
+
+@triton.jit
+def rescale_kernel(sums_at, scale_at, bias_at, channels, length, BLOCK: tl.constexpr):
+    """Write scale s + bias over sums s, rounded to whole numbers first; the channel comes last in memory."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = at < length
+    whole = tl.floor(tl.load(sums_at + at, mask=there, other=0.0) + 0.5)
+    channel = at % channels
+    scale = tl.load(scale_at + channel, mask=there, other=0.0)
+    bias = tl.load(bias_at + channel, mask=there, other=0.0)
+    tl.store(sums_at + at, whole * scale + bias, mask=there)
