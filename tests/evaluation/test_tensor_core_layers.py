@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import cast
 
 import pytest
@@ -17,12 +16,7 @@ from squint.evaluation.code_layers import CodeConv2d
 from squint.evaluation.tensor_core_layers import TensorCoreConv2d, tensor_core_layer
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, attacker_view, blocked, fused, tensor_cores
 from tests.evaluation.code_networks import exact, gradient_of, images, network
-
-DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-if DEVICE.type == "cpu":
-    # Read when the kernels are first imported, which a CPU alone never does.
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs")
+from tests.gpu_kernels import DEVICE
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -11,13 +10,8 @@ from torch import Tensor
 
 from squint._random import noise
 from squint.quantize import StochasticQuantizer, blocked, fused
+from tests.gpu_kernels import DEVICE
 from tests.quantize.nets import through
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Read when the kernels are first imported, which a CPU alone never does.
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +39,7 @@ def _agree(monkeypatch: pytest.MonkeyPatch, quantizer: StochasticQuantizer, x: T
     monkeypatch.setattr(fused, "applies", lambda *_: False)
     plain = through(quantizer, x, grad)
     # Triton's interpreter cuts the digits that bfloat16 does not have off, where a GPU rounds.
-    cut = 2**-7 if x.dtype == torch.bfloat16 and DEVICE == "cpu" else 0.0
+    cut = 2**-7 if x.dtype == torch.bfloat16 and DEVICE.type == "cpu" else 0.0
     torch.testing.assert_close(found[0], plain[0], rtol=cut, atol=0)
     assert found[0].stride() == plain[0].stride()
     assert torch.equal(found[1], plain[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,17 @@ class _Run:
         units = GROUPS if self.move.attack == "arc" and units == 1 else units
         return max(1, self.move.steps // units)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What every attack is told: radius, draws, start, randomness and draws held at once."""
+        return {
+            "eps": self.on.eps,
+            "eot": self.move.eot,
+            "start": self.start,
+            "generator": self.generator,
+            "chunk": self.on.chunk,
+        }
+
 
 def attack(move: Move, place: int, assault: Assault, meter: Meter) -> list[Tensor]:
     """Return the candidates (batch, ...) that a move finds: one, or one for each source or layer.
@@ -71,14 +83,10 @@ def _targeted(run: _Run) -> Iterable[Tensor]:
         run.model,
         on.x,
         on.y,
-        eps=on.eps,
         steps=move.steps,
         refine_steps=move.refine,
         num_targets=move.targets,
-        eot=move.eot,
-        start=run.start,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -88,14 +96,10 @@ def _apgd(run: _Run) -> Iterable[Tensor]:
         run.model,
         on.x,
         on.y,
-        eps=on.eps,
         steps=move.steps,
-        eot=move.eot,
         loss=_loss(run),
-        start=run.start,
         stratified=True,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -105,16 +109,12 @@ def _apgd_targeted(run: _Run) -> Iterable[Tensor]:
         run.model,
         on.x,
         on.y,
-        eps=on.eps,
         steps=move.steps,
         screened=move.targets,
         refined=move.refine,
-        eot=move.eot,
         loss="dlr" if on.classes >= 4 else "margin",
-        start=run.start,
         stratified=True,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -129,17 +129,13 @@ def _pgd_on(run: _Run, model: AnyModel, steps: int, start: Tensor | None) -> Ten
         model,
         on.x,
         on.y,
-        eps=on.eps,
         steps=steps,
         final_step_size=on.eps / 100 or None,
-        eot=move.eot,
         loss=_loss(run),
         temperature=move.temperature,
         adaptive_eot=move.adaptive and is_random(on.model),
-        start=start,
         stratified=True,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given | {"start": start},
     )
 
 
@@ -149,15 +145,11 @@ def _arc(run: _Run) -> Iterable[Tensor]:
         need_members(run.model, "arc"),
         on.x,
         on.y,
-        eps=on.eps,
         steps=run.steps,
         restarts=move.runs,
-        eot=move.eot,
         max_classes=None if move.targets < 0 else move.targets,
         accept=move.accept,
-        start=run.start,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -167,16 +159,12 @@ def _mora(run: _Run) -> Iterable[Tensor]:
         need_members(run.model, "mora"),
         on.x,
         on.y,
-        eps=on.eps,
         steps=move.steps,
-        eot=move.eot,
         betas=BETAS[: move.runs],
         num_targets=None if move.targets < 0 else move.targets,
         ensemble_term=move.ensemble_term,
-        start=run.start,
         stratified=True,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -186,14 +174,10 @@ def _member_pgd(run: _Run) -> Iterable[Tensor]:
         need_members(run.model, "member_pgd"),
         on.x,
         on.y,
-        eps=on.eps,
         steps=run.steps,
         final_step_size=on.eps / 100 or None,
-        eot=run.move.eot,
-        start=run.start,
         stratified=True,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
@@ -224,30 +208,16 @@ def _spsa(run: _Run) -> Iterable[Tensor]:
         run.model,
         on.x,
         on.y,
-        eps=on.eps,
         steps=move.steps,
         final_step_size=on.eps / 100 or None,
         directions=move.runs,
-        eot=move.eot,
-        start=run.start,
-        generator=run.generator,
-        chunk=on.chunk,
+        **run.given,
     )
 
 
 def _square(run: _Run) -> Iterable[Tensor]:
     move, on = run.move, run.on
-    yield A.square(
-        run.model,
-        on.x,
-        on.y,
-        eps=on.eps,
-        steps=move.steps,
-        eot=move.eot,
-        start=run.start,
-        generator=run.generator,
-        chunk=on.chunk,
-    )
+    yield A.square(run.model, on.x, on.y, steps=move.steps, **run.given)
 
 
 def _transfer(run: _Run) -> Iterable[Tensor]:
@@ -257,13 +227,9 @@ def _transfer(run: _Run) -> Iterable[Tensor]:
             [run.meter.counted(source)],
             on.x,
             on.y,
-            eps=on.eps,
             steps=move.steps,
-            eot=move.eot if is_random(source) else 1,
             diversity=0.5 if on.x.ndim == 4 else 0.0,
-            start=run.start,
-            generator=run.generator,
-            chunk=on.chunk,
+            **run.given | {"eot": move.eot if is_random(source) else 1},
         )
 
 
