@@ -13,8 +13,17 @@ import squint
 from squint._random import draw_noise
 from squint.evaluation import frozen as copies
 from squint.evaluation.code_layers import CodeConv2d
+from squint.evaluation.integer_layers import integer_layer
 from squint.evaluation.tensor_core_layers import TensorCoreConv2d, tensor_core_layer
-from squint.quantize import QuantizedNetwork, StochasticQuantizer, attacker_view, blocked, fused, tensor_cores
+from squint.quantize import (
+    QuantizedNetwork,
+    StochasticQuantizer,
+    attacker_view,
+    blocked,
+    fused,
+    integer_kernel,
+    tensor_cores,
+)
 from tests.evaluation.code_networks import exact, gradient_of, images, network
 from tests.gpu_kernels import DEVICE
 
@@ -98,9 +107,9 @@ def test_gradients_can_be_differentiated_again() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
 
 
-@pytest.mark.parametrize("width", [0.0, 1.0])
-def test_a_whole_network_is_what_it_was_and_leaves_rectifying_to_its_layers(width: float) -> None:
-    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+def whole(width: float) -> tuple[QuantizedNetwork, Tensor]:
+    """Return a residual network on the CPU and images that it was calibrated on."""
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = squint.quantize(squint.models.resnet8(width=4), 4, 4, None, activation_width=width)
@@ -108,8 +117,14 @@ def test_a_whole_network_is_what_it_was_and_leaves_rectifying_to_its_layers(widt
         if isinstance(part, nn.BatchNorm2d):
             # Without a shift in front of a ReLU float sums fall on either side of zero.
             part.bias.data.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
-    squint.calibrate(net, x.cpu())
-    net = net.to(DEVICE).eval()
+    squint.calibrate(net, x)
+    return net.eval(), x
+
+
+@pytest.mark.parametrize("width", [0.0, 1.0])
+def test_a_whole_network_is_what_it_was_and_leaves_rectifying_to_its_layers(width: float) -> None:
+    net, x = whole(width)
+    net, x = net.to(DEVICE), x.to(DEVICE)
     quick = copied(net, precise=True)
     layers = [part for part in quick.modules() if isinstance(part, CodeConv2d)]
     assert len(layers) == 9
@@ -125,6 +140,17 @@ def test_a_whole_network_is_what_it_was_and_leaves_rectifying_to_its_layers(widt
     assert float((outputs[0] - outputs[1]).abs().median()) < 1e-4
     cosine = F.cosine_similarity(slopes[0].flatten(1), slopes[1].flatten(1))
     assert float(cosine.median()) > 0.999
+
+
+@pytest.mark.skipif(not integer_kernel.available(), reason="no exact 8-bit products here")
+def test_both_kinds_of_codes_give_the_same_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = whole(0.0)
+    monkeypatch.setattr(copies, "_on_codes", integer_layer)
+    expected = cast(nn.Module, copies.frozen(net))(x)
+    monkeypatch.setattr(copies, "_on_codes", tensor_core_layer)
+    # Additions outside of codes are a GPU's own.
+    rest = 1e-5 if DEVICE.type == "cuda" else 0.0
+    torch.testing.assert_close(copied(net)(x.to(DEVICE)).cpu(), expected, rtol=rest, atol=rest)
 
 
 def test_what_codes_cannot_say_runs_in_floats() -> None:
