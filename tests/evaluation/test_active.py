@@ -10,8 +10,9 @@ import squint
 from squint import InputError, attacks
 from squint._checks import parse_fraction
 from squint.attacks.gradients import AnyModel
-from squint.evaluation.active import LARGEST_RADIUS, _deployed, active_tests, noisy_control
+from squint.evaluation.active import LARGEST_RADIUS, _deployed, active_tests
 from squint.evaluation.active_findings import judge_planted, notes_on
+from squint.evaluation.control import noisy_control
 from squint.evaluation.planted import plant
 from squint.evaluation.scoring import deployed_draws, score
 from squint.evaluation.white_box import WhiteBox

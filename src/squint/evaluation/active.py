@@ -15,17 +15,15 @@ from squint._checks import InputError, check_number, format_fraction, parse_frac
 from squint._random import derive_generator, derive_seed
 from squint.attacks.gradients import AnyModel, Units, nan_reported
 from squint.attacks.modes import evaluation_mode
-from squint.ensemble import Ensemble
 from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted, notes_on
+from squint.evaluation.control import noisy_control
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import RETIRED
-from squint.evaluation.machine import device_of
 from squint.evaluation.planted import plant
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
 from squint.evaluation.sharding import sharded
 from squint.evaluation.white_box import Attack, WhiteBox
-from squint.quantize import StochasticQuantizer
 
 SURVIVORS = 200
 LARGEST_RADIUS = 0.5
@@ -77,6 +75,7 @@ def active_tests(
     images: int = 200,
     planted: int = 50,
     planted_batch: int = 50,
+    planted_attack: Attack | None = None,
     batch_size: int = 100,
     draws: int | None = None,
     resubmissions: int = RESUBMISSIONS,
@@ -96,6 +95,7 @@ def active_tests(
         images: images of the control, and of the gate where it has to find points, from the first.
         planted: images that a point is planted for; images that the planted copy gets wrong do not count.
         planted_batch: planted images attacked at once; 1 for an attack that drops images from its batch.
+        planted_attack: the attack on them, where it is to drop none; None: `attack`.
         batch_size: images attacked at once.
         draws: draws S per deployed prediction; None: the model's own `draws`.
         resubmissions: deployments by which outcomes are scored.
@@ -125,7 +125,8 @@ def active_tests(
     findings, tried = [], len(x[:planted])
     model = _deployed(model, trial.draws)
     with evaluation_mode(model), nan_reported():
-        hits, total, most = trial.find_planted(model, x[:planted], y[:planted], planted_batch)
+        finder = replace(trial, attack=planted_attack or attack)
+        hits, total, most = finder.find_planted(model, x[:planted], y[:planted], planted_batch)
         findings += judge_planted(hits, total, tried)
         gate = (x, y) if found is None else (all_x[: len(found)], all_y[: len(found)])
         gain = None if doubled is None else trial.gain(model, *gate, doubled, batch_size, found)
@@ -157,13 +158,6 @@ def _deployed(model: AnyModel, draws: int) -> AnyModel:
     alike = copy.copy(model)
     cast(Any, alike).draws = draws
     return cast(AnyModel, alike)
-
-
-def noisy_control(undefended: nn.Module, draws: int = 4) -> Ensemble:
-    """Return a copy of the network behind an 8-bit stochastic input quantizer: noise that defends nothing."""
-    quantizer = StochasticQuantizer(8)
-    network = nn.Sequential(quantizer, copy.deepcopy(undefended))
-    return Ensemble([network], draws=draws).to(device_of(undefended)).eval()
 
 
 @dataclass(frozen=True)

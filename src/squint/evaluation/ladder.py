@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from squint._checks import (
     HasMemberLogits,
@@ -23,7 +23,7 @@ from squint.attacks.modes import evaluation_mode
 from squint.evaluation.budgets import Budget, Rung, named_budget
 from squint.evaluation.climbs import UNBROKEN, Climb, RungRun
 from squint.evaluation.frozen import frozen
-from squint.evaluation.machine import in_memory
+from squint.evaluation.machine import device_of, in_memory
 from squint.evaluation.metering import Meter
 from squint.evaluation.moves import attack
 from squint.evaluation.rungs import SPENT, Assault, obstacle, own_sources
@@ -54,6 +54,7 @@ def climb(
     sources: Mapping[str, AnyModel] | None = None,
     chunk: int | None = None,
     progress: Progress | None = None,
+    retire: bool = True,
 ) -> Climb:
     """Return the per-example worst case of all rungs of the budget.
 
@@ -83,6 +84,7 @@ def climb(
         sources: further models to transfer from, by name.
         chunk: draws whose graph is held in memory at once; None: all.
         progress: callback.
+        retire: False: attack every image on every rung, for a model that belongs to its batch.
 
     Raises:
         squint.InputError: a value is out of range.
@@ -101,9 +103,8 @@ def climb(
     given = {name: frozen(source, precise=budget.precise) for name, source in (sources or {}).items()}
     sources = {**own_sources(model), **given}
     keys = (system, budget.name, format_fraction(eps), batch)
-    state = _State(
-        model, x.detach().clamp(0.0, 1.0), y, eps, seed, keys, draws, resubmissions, sources, chunk
-    )
+    images = x.detach().clamp(0.0, 1.0)
+    state = _State(model, images, y, eps, seed, keys, draws, resubmissions, sources, chunk, retire)
     with ExitStack() as stack:
         for each in (model, *sources.values()):
             stack.enter_context(evaluation_mode(each))
@@ -132,20 +133,34 @@ def as_attack(
     sources: Mapping[str, AnyModel] | None = None,
     chunk: int | None = None,
     draws: int | None = None,
+    retire: bool = True,
 ) -> Callable[[AnyModel, Tensor, Tensor, float, torch.Generator], Tensor]:
     """Return the climb as an attack (model, x, y, eps, generator) -> the deployed rule's worst points.
 
     For active tests of the ladder itself; the streams derive from one seed that the generator gives. `draws`
-    are those of the deployed rule for models without `draws` of their own, which planted copies have.
+    are those of the deployed rule for models without `draws` of their own, which planted copies have;
+    `retire` is `climb`'s.
     """
 
     def run(model: AnyModel, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         rule = None if hasattr(model, "draws") else draws
         seed = next_seed(generator)
-        found = climb(model, x, y, eps, budget, seed=seed, draws=rule, sources=sources, chunk=chunk)
+        found = climb(
+            model, x, y, eps, budget, seed=seed, draws=rule, sources=sources, chunk=chunk, retire=retire
+        )
         return found.points[DEPLOYED]
 
     return run
+
+
+def gains_by_batches(model: AnyModel, budget: Budget) -> bool:
+    """Return whether planted images are better attacked together, none of them retired.
+
+    A GPU waits for the launches of one image's kernels; on a CPU an image that is found early saves time.
+    Moves that give each image draws of its own drop images from their batch.
+    """
+    alike = not any(move.adaptive for rung in budget.rungs for move in rung.moves)
+    return alike and isinstance(model, nn.Module) and device_of(model).type == "cuda"
 
 
 class _State:
@@ -163,11 +178,12 @@ class _State:
         resubmissions: int,
         sources: Mapping[str, AnyModel],
         chunk: int | None,
+        retire: bool,
     ) -> None:
         self.model, self.x, self.y, self.eps = model, x, y, eps
         self.seed, self.keys = seed, keys
         self.draws, self.resubmissions = draws, resubmissions
-        self.sources, self.chunk = sources, chunk
+        self.sources, self.chunk, self.retire = sources, chunk, retire
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.gradients, self.forwards, self.broken_by = count, count.clone(), count + UNBROKEN
         self.alive = torch.arange(len(x), device=x.device)
@@ -178,7 +194,8 @@ class _State:
     def begin(self) -> None:
         """Look at the clean images: they are the first points, and those that err are not attacked."""
         generator = derive_generator(self.seed, "selection", *self.keys, "shape")
-        units = Units(self.model, self.y[:1], 1).logits(self.x[:1], next_seed(generator))
+        some = slice(0, 1 if self.retire else None)
+        units = Units(self.model, self.y[some], 1).logits(self.x[some], next_seed(generator))
         self.members = units.shape[1] if isinstance(self.model, HasMemberLogits) else None
         self.classes = units.shape[-1]
         check_labels(self.y, len(self.x), self.classes)
@@ -273,6 +290,6 @@ class _State:
         errors = kept[DEPLOYED].errors
         broken = (errors >= BROKEN) & (self.broken_by[self.alive] == UNBROKEN)
         self.broken_by[self.alive[broken]] = number
-        if bool((errors >= RETIRED).any()):
+        if self.retire and bool((errors >= RETIRED).any()):
             again = error_share(self._bank(kept[DEPLOYED].point, "retirement", number)[DEPLOYED])
             self.alive = self.alive[(errors < RETIRED) | (again < RETIRED)]

@@ -21,7 +21,7 @@ from squint.evaluation.evidence_files import evidence_of, save_evidence
 from squint.evaluation.first_rung import early_fall
 from squint.evaluation.flags import late_falls, moves_skipped, small_sample
 from squint.evaluation.kept_parts import KeptParts
-from squint.evaluation.ladder import as_attack
+from squint.evaluation.ladder import as_attack, gains_by_batches
 from squint.evaluation.ladder_result import LadderResult
 from squint.evaluation.ladder_run import DONE, run_ladder
 from squint.evaluation.machine import Fitting
@@ -203,16 +203,19 @@ def _flags(
     if undefended is None:
         flags.append(_NO_CONTROL)
     note("active tests")
+    run = partial(as_attack, sources=sources, draws=draws, chunk=fitting.draws)
+    together = gains_by_batches(model, budget)
     with fitting.kept(model):
         tests = active_tests(
             model,
             data,
             eps,
             seed=seed,
-            attack=as_attack(budget, sources=sources, draws=draws, chunk=fitting.draws),
-            doubled=as_attack(budget.doubled(), sources=sources, draws=draws, chunk=fitting.draws),
+            attack=run(budget),
+            doubled=run(budget.doubled()),
             undefended=undefended,
-            planted_batch=1,
+            planted_batch=at_once if together else 1,
+            planted_attack=run(budget, retire=False) if together else None,
             batch_size=at_once,
             draws=draws,
             found=found,
