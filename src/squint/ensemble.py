@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,9 +14,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from squint._checks import InputError, InputTypeError, check_images, check_logits, check_number
 from squint._random import default_generator, draw_noise, draw_seeds
-from squint.quantize import QuantizedNetwork, quantizers
+from squint.quantize import QuantizedNetwork, StochasticQuantizer
+from squint.quantize.modes import parts_of
 
 DEFAULT_CHUNK = 512
+_FRACTIONAL = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _ON_GPU = 8
 """How many times as many images a GPU gets at once: with 512 it waits for the next kernel to be started."""
 
@@ -157,19 +160,23 @@ def _draws_of(
 ) -> Tensor:
     """Return one member's logits (draws, batch, classes); `shared_seed` asks for stratified draws."""
     draws, batch = len(seeds), x.shape[0]
-    if not varies(member):
+    # Walked through once: a small network's pass takes no longer than a few such walks.
+    parts = parts_of(member)
+    noisy = [part for part in parts if isinstance(part, StochasticQuantizer) and part.stochastic]
+    own_noise = any(map(_is_own_noise, parts))
+    if not (noisy or own_noise or any(map(_says_noisy, parts))):
         with _captured(member, features, batch, batch):
             logits: Tensor = member(x)
         check_logits(logits, batch)
         return logits.expand(draws, -1, -1)
-    own_noise = draws_own_noise(member)
-    if own_noise or _noisy_weights(member):
+    # The batch shares noisy weights, so that folded draws would gain nothing.
+    if own_noise or any(quantizer.name.endswith("weight_quantizer") for quantizer in noisy):
         size = 1
-    elif _normalizes_by_batch(member):
+    elif any(map(_normalizes_by_batch, parts)):
         size = draws
     else:
         size = max(1, chunk // batch)
-    parts = []
+    outputs = []
     for start in range(0, draws, size):
         stop = min(start + size, draws)
         strata = None if shared_seed is None else range(start, stop)
@@ -182,8 +189,8 @@ def _draws_of(
         ):
             logits = member(folded)
         check_logits(logits, len(folded))
-        parts.append(logits.reshape(stop - start, batch, -1))
-    return torch.cat(parts)
+        outputs.append(logits.reshape(stop - start, batch, -1))
+    return torch.cat(outputs)
 
 
 @contextmanager
@@ -236,14 +243,18 @@ def varies(member: nn.Module) -> bool:
     draw their own, unless their class says `draws_noise = False`. Layers of squint's that are noisy without a
     quantizer say so by `draws_noise`, too.
     """
-    if draws_own_noise(member) or any(quantizer.stochastic for quantizer in quantizers(member)):
-        return True
-    return any(getattr(module, "draws_noise", False) for module in member.modules())
+    parts = parts_of(member)
+    noisy = any(isinstance(part, StochasticQuantizer) and part.stochastic for part in parts)
+    return noisy or any(map(_is_own_noise, parts)) or any(map(_says_noisy, parts))
 
 
 def draws_own_noise(member: nn.Module) -> bool:
     """Return whether the member may draw noise that does not come from squint's quantizers."""
-    return any(_is_own_noise(module) for module in member.modules())
+    return any(map(_is_own_noise, parts_of(member)))
+
+
+def _says_noisy(module: nn.Module) -> bool:
+    return bool(getattr(type(module), "draws_noise", False))
 
 
 def _is_own_noise(module: nn.Module) -> bool:
@@ -251,18 +262,23 @@ def _is_own_noise(module: nn.Module) -> bool:
         return any(varies(member) for member in module.members)
     if is_foreign(module) and not says_still(module):
         return True
-    if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
+    if isinstance(module, _FRACTIONAL):
         return True
     if not module.training:
         return False
     # Attention and recurrent layers hold their dropout as a number.
-    share = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+    share = module.p if isinstance(module, _DropoutNd) else vars(module).get("dropout", 0)
     return isinstance(module, nn.RReLU) or (isinstance(share, float | int) and share > 0)
 
 
 def is_foreign(module: nn.Module) -> bool:
     """Return whether a module's class is neither torch's nor squint's, so that nothing is known of it."""
-    return not type(module).__module__.startswith(("torch.nn.", "squint."))
+    return not _is_known(type(module).__module__)
+
+
+@functools.cache
+def _is_known(place: str) -> bool:
+    return place.startswith(("torch.nn.", "squint."))
 
 
 def says_still(module: nn.Module) -> bool:
@@ -270,14 +286,8 @@ def says_still(module: nn.Module) -> bool:
     return is_foreign(module) and getattr(module, "draws_noise", None) is False
 
 
-def _noisy_weights(member: nn.Module) -> bool:
-    """Return whether weights are noisy: the batch shares them, so folded draws would gain nothing."""
-    return any(q.stochastic and q.name.endswith("weight_quantizer") for q in quantizers(member))
-
-
-def _normalizes_by_batch(member: nn.Module) -> bool:
-    norms = [module for module in member.modules() if isinstance(module, _BatchNorm)]
-    return any(norm.training or norm.running_mean is None for norm in norms)
+def _normalizes_by_batch(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:

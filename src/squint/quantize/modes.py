@@ -11,9 +11,21 @@ from squint.quantize.functional import GRADIENTS
 from squint.quantize.quantizer import ROUNDINGS, StochasticQuantizer
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """Return the modules that `module.modules()` yields, which makes names of all of them, in less time."""
+    found: dict[nn.Module, None] = {}
+    left = [module]
+    while left:
+        part = left.pop()
+        if part not in found:
+            found[part] = None
+            left.extend(child for child in reversed(part._modules.values()) if child is not None)
+    return list(found)
+
+
 def quantizers(module: nn.Module) -> Iterator[StochasticQuantizer]:
     """Yield every quantizer inside `module` once."""
-    for child in module.modules():
+    for child in parts_of(module):
         if isinstance(child, StochasticQuantizer):
             yield child
 

@@ -110,7 +110,9 @@ class StochasticQuantizer(nn.Module):
 
     def _number(self, name: str) -> float:
         """Return a small tensor's value, read from its device only after someone wrote to it."""
-        tensor = cast(Tensor, getattr(self, name))
+        # Asked for in every pass: torch looks an attribute of a module up in four places.
+        tensor = self._buffers.get(name)
+        tensor = cast(Tensor, self._parameters[name]) if tensor is None else tensor
         if tensor.is_inference():  # such tensors count no writes
             return float(tensor)
         known = self._numbers.get(name)
@@ -188,7 +190,7 @@ class StochasticQuantizer(nn.Module):
 
     def _fixed_width(self) -> float | None:
         """Return the width as a number, or None where it is learned: then it is above its floor."""
-        return None if isinstance(self.width, nn.Parameter) else self._number("width")
+        return None if "width" in self._parameters else self._number("width")
 
     def extra_repr(self) -> str:
         """Return the settings that `print(net)` shows."""
@@ -237,11 +239,11 @@ class StochasticQuantizer(nn.Module):
     def _grid(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return low, step and width as the forward pass uses them: bounded, their gradients scaled."""
         step, width = self.step, self.width
-        if isinstance(step, nn.Parameter):
+        if "step" in self._parameters:
             scaled = self.lsq_scale or self.gradient == "straight_through"
             scale = self._lsq_gradient_scale(values) if scaled else 1.0
             step = cast(Tensor, LowerBound.apply(step, _STEP_FLOOR, scale))  # type: ignore[no-untyped-call]
-        if isinstance(width, nn.Parameter):
+        if "width" in self._parameters:
             scale = self._lsq_gradient_scale(values) if self.lsq_scale else 1.0
             width = cast(Tensor, LowerBound.apply(width, WIDTH_FLOOR, scale))  # type: ignore[no-untyped-call]
         # A grid from zero keeps its zero whatever the step: no gradient passes through `low`.
