@@ -118,9 +118,9 @@ def any_of(flag: bool) -> bool:
 @torch.no_grad()
 def average_gradients(module: nn.Module) -> None:
     """Replace every parameter's gradient by its mean over the processes."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    if count() == 1 or not gradients:
+    if count() == 1:
         return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
     for dtype in dict.fromkeys(g.dtype for g in gradients):
         own = [g for g in gradients if g.dtype == dtype]
         flat = total(torch.cat([g.reshape(-1) for g in own])) / count()

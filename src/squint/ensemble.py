@@ -233,7 +233,7 @@ def _feature_layers(member: nn.Module) -> list[nn.Module]:
     """Return the layers of which the one that runs last sees the member's features."""
     if isinstance(member, QuantizedNetwork) and member.features is not None:
         return [member.network.get_submodule(member.features)]
-    return [module for module in member.modules() if isinstance(module, nn.Linear)]
+    return [module for module in parts_of(member) if isinstance(module, nn.Linear)]
 
 
 def varies(member: nn.Module) -> bool:

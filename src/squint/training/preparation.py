@@ -92,14 +92,17 @@ def make_optimizer(ens: nn.Module, config: TrainConfig, device: torch.device) ->
 def update_average(average: dict[str, Tensor], state: dict[str, Tensor], decay: float, step: int) -> None:
     """Move the running average towards the weights; early on it follows them more closely."""
     decay = min(decay, (1 + step) / (10 + step))
-    numbers = [name for name, kept in average.items() if kept.is_floating_point()]
-    if numbers:
-        # One kernel for many tensors: a GPU waits for the thousand small ones of a deep ensemble.
-        torch._foreach_lerp_(
-            [average[name] for name in numbers], [state[name] for name in numbers], 1 - decay
-        )
-    for name in average.keys() - set(numbers):
-        average[name].copy_(state[name])
+    # One kernel for many tensors: a GPU waits for the thousand small ones of a deep ensemble.
+    alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for name, kept in average.items():
+        before, now = alike.setdefault(kept.dtype, ([], []))
+        before.append(kept)
+        now.append(state[name])
+    for dtype, (before, now) in alike.items():
+        if dtype.is_floating_point:
+            torch._foreach_lerp_(before, now, 1 - decay)
+        else:
+            torch._foreach_copy_(before, now)
 
 
 def devices_in_use() -> list[torch.device]:
