@@ -22,6 +22,19 @@ def test_bytes_text_and_json_come_back(tmp_path: Path) -> None:
     assert path.read_bytes() == "ü".encode()
 
 
+def test_equal_tensors_give_equal_files(tmp_path: Path) -> None:
+    metadata = {name: f"ü{name}" for name in "gfedcba"}
+    tensors = {"b": torch.arange(5), "a": torch.ones(2, 3)}
+    written = set()
+    for _ in range(10):
+        _files.write_tensors(tmp_path / "t", tensors, metadata)
+        written.add((tmp_path / "t").read_bytes())
+    assert len(written) == 1
+    found, kept = _files.read_tensors(tmp_path / "t")
+    assert kept == metadata
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_crash_leaves_the_old_content_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

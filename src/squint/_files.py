@@ -234,7 +234,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         content = safetensors.torch.save(held, dict(metadata))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot write {path}: {describe(error)}") from None
-    write_bytes(path, content)
+    write_bytes(path, _in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata by name: the library's order is another one each time."""
+    start, length = 8, int.from_bytes(content[:8], "little")
+    header = json.loads(content[start : start + length])
+    metadata = header.get("__metadata__", {})
+    if len(metadata) < 2:
+        return content
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, content[start + length :]])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

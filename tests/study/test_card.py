@@ -47,6 +47,22 @@ def test_a_record_without_a_ladder_has_no_further_rules(tmp_path: Path) -> None:
     assert "other rules" not in card(results, recipe, name, weights)
 
 
+def test_a_flag_names_the_attacks_that_raised_it(tmp_path: Path) -> None:
+    results = json.loads((ROOT / "results/digits/results.json").read_text())
+    (trusted,) = json.loads((ROOT / "results/standard-digits/records.json").read_text())
+    recipe = load_recipe("digits")
+    name = recipe.headline_system
+    results["systems"] = [system for system in results["systems"] if system["name"] == name]
+    results["records"] = [*(r for r in results["records"] if r["system"] == name), trusted]
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    text = card(results, recipe, name, weights)
+    (flag,) = text[text.index("Red flags:") :].splitlines()[2:-2]
+    assert flag.startswith("- pgd: planted adversarial points")
+    results["records"] = [trusted]
+    assert "Red flags:\n\n- none\n" in card(results, recipe, name, weights)
+
+
 def test_the_machine_that_trained_is_named_beside_those_that_attacked(tmp_path: Path) -> None:
     results = json.loads((ROOT / "results/digits/results.json").read_text())
     recipe = load_recipe("digits")
@@ -56,5 +72,5 @@ def test_the_machine_that_trained_is_named_beside_those_that_attacked(tmp_path: 
     results["environments"] = [{"hardware": machine} for machine in (first, second, first)]
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"")
-    line = "- hardware, of training and of attacks: processor a, cores 2; processor b, cores 1"
+    line = "- hardware of the run, training and attacks: processor a, cores 2; processor b, cores 1"
     assert line in card(results, recipe, name, weights).splitlines()

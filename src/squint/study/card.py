@@ -25,7 +25,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
         f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
-        f"- hardware, of training and of attacks: {_machines(results)}",
+        f"- hardware of the run, training and attacks: {_machines(results)}",
         f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
         f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
         "",
@@ -42,8 +42,12 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         )
     for record in results["records"]:
         lines += _other_rules(record)
-    flags = sorted({_flag(flag) for record in results["records"] for flag in record["red_flags"]})
-    lines += ["", "Red flags:", "", *(f"- {flag}" for flag in flags or ["none"]), ""]
+    flags: dict[str, dict[str, None]] = {}
+    for record in results["records"]:
+        for flag in record["red_flags"]:
+            flags.setdefault(_flag(flag), {})[_attack(record)] = None
+    raised = [f"{', '.join(attacks)}: {flag}" for flag, attacks in sorted(flags.items())]
+    lines += ["", "Red flags:", "", *(f"- {flag}" for flag in raised or ["none"]), ""]
     lines += [
         "Try to break it: `squint verify NAME`, `squint attack NAME`, `squint break NAME FILE.npz`.",
         "",
