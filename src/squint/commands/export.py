@@ -15,7 +15,7 @@ from squint.commands.targets import Target, data_for, load_target
 from squint.data import ImageData
 from squint.evaluation.detection.calibration import minimum_examples
 from squint.export.onnx import ExportReport, Prepared, export_onnx, prepare
-from squint.export.parity import MAX_MEAN_DEVIATION, MAX_VARIANCE_DEVIATION, Comparison, ParityError
+from squint.export.parity import Comparison, ParityError, limits
 from squint.study.config import config_hash
 from squint.study.folder import read_results
 from squint.study.keeping import held
@@ -227,10 +227,10 @@ def _compared(session: Comparison, own: float | None, allowed: float) -> str:
     if session.max_difference is not None:
         parts.append(f"log probabilities by at most {session.max_difference:.2g}")
     if session.mean_deviation is not None and session.variance_deviation is not None:
+        mean, variance = limits(session.n)
         parts.append(
-            f"mean over draws {session.mean_deviation:.2f} standard errors off "
-            f"(allowed {MAX_MEAN_DEVIATION}), variance {abs(session.variance_deviation):.2f} "
-            f"(allowed {MAX_VARIANCE_DEVIATION})"
+            f"mean over draws {session.mean_deviation:.2f} standard errors off (allowed {mean:.2f}), "
+            f"variance {abs(session.variance_deviation):.2f} (allowed {variance:.2f})"
         )
     return f"  graph optimizations {'on' if session.optimized else 'off'}: {', '.join(parts)}"
 

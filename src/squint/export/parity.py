@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from squint._checks import InputError
@@ -18,10 +19,21 @@ RUNS = 32
 STOCHASTIC_IMAGES = 32
 FEWEST_STOCHASTIC = 8
 """Fewer images give no standard error to judge by."""
-MAX_MEAN_DEVIATION = 1.5
-"""Root mean square of (difference of means)/(its standard error); 1.02 for two equal distributions."""
+FALSE_ALARM = 1e-4
+"""Chance that a session of an equal graph is refused because of its mean, or because of its variance."""
 MAX_VARIANCE_DEVIATION = 5.0
-"""Mean difference of the variances in standard errors over images."""
+"""Mean difference of the variances in standard errors over images that is always allowed."""
+
+
+def limits(n: int) -> tuple[float, float]:
+    """Return the largest deviations of mean and variance, as `Comparison` has them, over n images.
+
+    Of an image's probabilities, which sum to one and often are two that matter, one counts as free: n z² is
+    then χ² of n degrees of freedom, a little wider because standard errors are estimates.
+    """
+    wider = (2 * RUNS - 2) / (2 * RUNS - 4)
+    mean = math.sqrt(wider * special.chdtri(n, FALSE_ALARM) / n)
+    return mean, max(MAX_VARIANCE_DEVIATION, float(special.stdtrit(n - 1, 1 - FALSE_ALARM / 2)))
 
 
 class ParityError(InputError):
@@ -46,6 +58,7 @@ class Comparison:
 
     Attributes:
         optimized: whether the runtime's graph optimizations were on.
+        n: images.
         accuracy: of the graph; None without labels.
         disagreement: share of images with another predicted class; None for stochastic graphs.
         max_difference: largest difference of a log probability; None for stochastic graphs.
@@ -56,6 +69,7 @@ class Comparison:
     """
 
     optimized: bool
+    n: int
     accuracy: float | None
     disagreement: float | None = None
     max_difference: float | None = None
@@ -67,12 +81,14 @@ class Comparison:
         where = f"with graph optimizations {'on' if self.optimized else 'off'}"
         if self.disagreement is not None and self.disagreement > max_disagreement:
             return f"{self.disagreement:.1%} of predictions differ {where}; allowed: {max_disagreement:.1%}"
-        for name, value, limit in (
-            ("mean", self.mean_deviation, MAX_MEAN_DEVIATION),
-            ("variance", self.variance_deviation, MAX_VARIANCE_DEVIATION),
-        ):
-            if value is not None and not abs(value) <= limit:
-                return f"the {name} over draws is {value:.2f} standard errors off {where}; allowed: {limit}"
+        if self.mean_deviation is None or self.variance_deviation is None:
+            return None
+        found = (("mean", self.mean_deviation), ("variance", self.variance_deviation))
+        for (name, value), limit in zip(found, limits(self.n), strict=True):
+            if not abs(value) <= limit:
+                return (
+                    f"the {name} over draws is {value:.2f} standard errors off {where}; allowed: {limit:.2f}"
+                )
         return None
 
 
@@ -169,6 +185,7 @@ def _compare_logits(
     theirs = torch.cat([model(part.cpu().float()) for part in torch.split(images, 128)])
     return Comparison(
         optimized,
+        len(images),
         _accuracy(theirs, labels),
         disagreement=float((theirs.argmax(1) != ours.argmax(1)).double().mean()),
         max_difference=float((theirs - ours).abs().max()),
@@ -182,6 +199,7 @@ def _compare_samples(
     mine = ours.double().exp()
     return Comparison(
         optimized,
+        len(images),
         _accuracy(theirs.mean(0), labels),
         mean_deviation=_mean_deviation(mine, theirs),
         variance_deviation=_variance_deviation(mine, theirs),
