@@ -247,7 +247,7 @@ def _in_order(content: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, content[start + length :]])
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[start + length :]])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

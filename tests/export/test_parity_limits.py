@@ -44,7 +44,7 @@ def test_equal_distributions_are_hardly_ever_refused_and_others_are(n: int) -> N
     for _ in range(TIMES):
         a, b = probabilities(generator, n), probabilities(generator, n)
         refused += _mean_deviation(a, b) > mean or abs(_variance_deviation(a, b)) > variance
-    # Twice one in 10,000 of 3,000; more than six has a chance of one in 10,000.
+    # Twice one in 10,000 of 3,000; more than six has a chance of one in 100,000 or less.
     assert refused <= 6
     # Less than a standard deviation of the noise, on all images alike.
     assert _mean_deviation(probabilities(generator, n), probabilities(generator, n, 0.8)) > mean

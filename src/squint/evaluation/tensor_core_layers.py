@@ -89,5 +89,5 @@ def tensor_core_layer(layer: QuantizedConv2d, norm: nn.Module | None) -> TensorC
     if not tensor_cores.fits(found.weight, max(found.zero_point, top - found.zero_point)):
         return None
     weight = found.weight.float().contiguous(memory_format=torch.channels_last)
-    product = TensorCoreConvolution(weight, found.scale, found.bias, found.zero_point, found.geometry)
+    product = TensorCoreConvolution(weight, found.scale, found.bias, found.geometry)
     return layer_on_codes(TensorCoreConv2d, layer, norm, found, product)

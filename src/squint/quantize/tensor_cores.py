@@ -34,14 +34,12 @@ class TensorCoreConvolution:
         weight: whole numbers (out, in, height, width), float32, channels last.
         scale: float32 (out,).
         bias: float32 (out,).
-        zero_point: what has been taken from the codes, so that padding adds zeros.
         geometry: stride, padding and dilation.
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor
-    zero_point: int
     geometry: Geometry
 
     @property
@@ -50,7 +48,7 @@ class TensorCoreConvolution:
         return self.weight.device
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Return the convolution of float32 codes less the zero point, (batch, in, height, width)."""
+        """Return the convolution of float32 codes (batch, in, height, width), zero standing for zero."""
         g = self.geometry
         with tf32():
             sums = F.conv2d(codes, self.weight, None, g.stride, g.padding, g.dilation)
@@ -100,6 +98,6 @@ def _agrees(device: torch.device, top: int, largest: int, channels: int, stride:
     exact = F.conv2d(codes, weight, stride=stride, padding=1)
     one = torch.ones(len(weight), device=device)
     kept = weight.float().to(device, memory_format=torch.channels_last)
-    product = TensorCoreConvolution(kept, one, 0 * one, 0, Geometry((stride, stride), (1, 1), (1, 1)))
+    product = TensorCoreConvolution(kept, one, 0 * one, Geometry((stride, stride), (1, 1), (1, 1)))
     got = product(codes.float().to(device, memory_format=torch.channels_last))
     return torch.equal(got.double().cpu(), exact)
