@@ -25,10 +25,11 @@ def toy_data(n: int = 48) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def network(seed: int, *, norm: bool = True, dropout: float = 0.0) -> nn.Sequential:
-    """A tiny network of torch's layers whose weights depend on the seed alone."""
+def network(seed: int, *, norm: bool = True, dropout: float = 0.0, inner: bool = False) -> nn.Sequential:
+    """A tiny network of torch's layers whose weights depend on the seed alone; `inner` is a third layer."""
     layers: list[nn.Module] = [nn.Conv2d(1, 4, 3, padding=1)]
     layers += [nn.BatchNorm2d(4)] if norm else []
+    layers += [nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)] if inner else []
     layers += [nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(36, 3)]
     net = nn.Sequential(*layers)
     with torch.no_grad():
@@ -40,10 +41,13 @@ def network(seed: int, *, norm: bool = True, dropout: float = 0.0) -> nn.Sequent
 
 
 @cache
-def _quantized(dropout: float) -> list[nn.Module]:
-    return [squint.quantize(network(k, dropout=dropout), bits, 3, bits) for k, bits in ((1, 2), (2, 3))]
+def _quantized(dropout: float, inner: bool) -> list[nn.Module]:
+    return [
+        squint.quantize(network(k, dropout=dropout, inner=inner), bits, 3, bits)
+        for k, bits in ((1, 2), (2, 3))
+    ]
 
 
-def ensemble(draws: int = 2, *, dropout: float = 0.0) -> Ensemble:
+def ensemble(draws: int = 2, *, dropout: float = 0.0, inner: bool = False) -> Ensemble:
     """Two quantized members of different bits, uncalibrated."""
-    return Ensemble(copy.deepcopy(_quantized(dropout)), draws)
+    return Ensemble(copy.deepcopy(_quantized(dropout, inner)), draws)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from squint._checks import InputError
 from squint._files import read_tensors, write_tensors
 from squint.training.config import TrainConfig
+from squint.training.muon import MATRICES, MOMENTUM
 
 FORMAT_VERSION = 1
 DATA, MODEL, OBJECTIVE = "data", "model", "loss"
@@ -30,7 +31,6 @@ _OTHER = {
 }
 """What is said where these differ. Checkpoints from before they were kept have none of them."""
 _KEY = "squint_checkpoint"
-_MOMENTUM = "momentum_buffer"
 _WIDTH = re.compile(r"\bwidth=[^,]*, ")
 _SHARE = 0.03
 """Checkpoints that take long take no more than this share of the training."""
@@ -207,6 +207,7 @@ def load_checkpoint(
         if shapes != {name: (value.shape, value.dtype) for name, value in expected.items()}:
             raise InputError(f"{path} holds the weights of another network")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    needed = [_keys(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, held in [*parts["optimizer"].items(), *numbers.items()]:
         index, _, key = name.partition(".")
@@ -217,15 +218,21 @@ def load_checkpoint(
         if not fits:
             raise InputError(f"{path} holds an optimizer of another network: {name}")
         state.setdefault(place, {})[key] = held.clone() if isinstance(held, Tensor) else held
-    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else {_MOMENTUM}
     for place, values in state.items():
-        if values.keys() != needed:
+        if values.keys() != needed[place]:
             raise InputError(f"{path} holds another optimizer's state of parameter {place}")
     module.load_state_dict(parts["module"])
     for name, kept in average.items():
         kept.copy_(parts["average"][name])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _keys(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> set[str]:
+    """Return the names of what the optimizer keeps for each weight of a group."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return {"step", MOMENTUM} if group.get(MATRICES) else {"step", "exp_avg", "exp_avg_sq"}
+    return {MOMENTUM}
 
 
 def _header(

@@ -100,8 +100,8 @@ class TrainConfig:
     """Images per step, over all devices."""
     draws: int = Field(default=1, ge=1)
     """Noise samples per member and step."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """SGD has Nesterov momentum."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
+    """SGD with Nesterov momentum, AdamW, or Muon on inner layers' weights with AdamW on all else."""
     learning_rate: float = Field(default=0.003, gt=0)
     """Peak learning rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)

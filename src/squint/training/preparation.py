@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,7 @@ from squint.data.dataset import to_unit
 from squint.ensemble import Ensemble
 from squint.quantize import calibrate, cover_readers, needs_calibration, quantizers
 from squint.training.config import TrainConfig
+from squint.training.muon import MATRICES, Muon
 
 
 def gathered(data: D.Data) -> tuple[Tensor, Tensor]:
@@ -65,6 +69,9 @@ def check_classes(labels: Tensor, num_classes: int, name: str) -> None:
 def make_optimizer(ens: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """Return the optimizer: weights decay, biases, normalization and quantizers do not.
 
+    Muon's own are the weights of each member's inner layers; those of its first and its last layer belong to
+    AdamW, as Jordan et al. (2024) have it.
+
     Args:
         ens: the ensemble.
         config: how to train.
@@ -74,9 +81,14 @@ def make_optimizer(ens: nn.Module, config: TrainConfig, device: torch.device) ->
     parameters = [p for p in ens.parameters() if p.requires_grad]
     decays = [p for p in parameters if p.ndim >= 2 and id(p) not in own]
     rest = [p for p in parameters if p.ndim < 2 or id(p) in own]
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decays, config.weight_decay), (rest, 0.0))
+    inner = _inner(ens, decays) if config.optimizer == "muon" else set()
+    groups: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": decay} | ({MATRICES: True} if matrices else {})
+        for group, decay, matrices in (
+            ([p for p in decays if id(p) not in inner], config.weight_decay, False),
+            ([p for p in decays if id(p) in inner], config.weight_decay, True),
+            (rest, 0.0, False),
+        )
         if group
     ]
     if config.optimizer == "sgd":
@@ -85,7 +97,18 @@ def make_optimizer(ens: nn.Module, config: TrainConfig, device: torch.device) ->
         )
     # On a GPU Fabric cannot clip the gradients of a fused optimizer, and torch's own choice is as fast.
     fused = config.compile and device.type == "cpu"
+    if config.optimizer == "muon":
+        return Muon(groups, config.learning_rate, fused=fused)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
+
+
+def _inner(ens: nn.Module, weights: Sequence[Tensor]) -> set[int]:
+    """Return the identities of every member's weights but its first and its last one."""
+    known = {id(weight) for weight in weights}
+    inner: set[int] = set()
+    for member in ens.members if isinstance(ens, Ensemble) else [ens]:
+        inner |= {id(p) for p in [p for p in member.parameters() if id(p) in known][1:-1]}
+    return inner
 
 
 @torch.no_grad()
