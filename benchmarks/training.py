@@ -1,4 +1,4 @@
-"""A training step against three full-precision steps, what eta and lambda add, and what kernels save."""
+"""A training step against three full-precision steps, what eta, lambda and Muon add, what kernels save."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from squint import Ensemble, ObjectiveConfig, calibrate, models, quantize
 from squint.quantize import small_maps
 from squint.quantize.compiled import compiled_passes
 from squint.training import EnsembleObjective
+from squint.training.muon import MATRICES, Muon
 
 BATCH = 128
 
@@ -84,6 +85,38 @@ def kernels() -> None:
     )
 
 
+def optimizers() -> None:
+    """Print what a step on the inner layers of one ResNet-18 member costs, by Muon and by AdamW."""
+    shapes = [
+        weight.flatten(1).shape
+        for weight in models.resnet18(width=48, patch=2).parameters()
+        if weight.ndim == 4
+    ]
+
+    def weights() -> list[nn.Parameter]:
+        made = [nn.Parameter(torch.randn(shape)) for shape in shapes[1:]]
+        for weight in made:
+            weight.grad = torch.randn(weight.shape)
+        return made
+
+    ms = medians(
+        {
+            "ours": Muon([{"params": weights(), MATRICES: True}], 1e-4).step,
+            "torch's": torch.optim.Muon(weights(), lr=1e-4, adjust_lr_fn="match_rms_adamw").step,
+            "adamw": torch.optim.AdamW(weights(), lr=1e-4).step,
+        },
+        repeats=5,
+    )
+    show(
+        f"optimizer's step, one ResNet-18 of width 48, {torch.get_num_threads()} threads",
+        "first row below 1",
+        [
+            ("Muon on Gram matrices", ms["ours"], "torch.optim.Muon", ms["torch's"]),
+            ("AdamW", ms["adamw"], "torch.optim.Muon", ms["torch's"]),
+        ],
+    )
+
+
 def main() -> None:
     """Print the tables."""
     plain = Ensemble([models.resnet8()], draws=1).train()
@@ -111,6 +144,7 @@ def main() -> None:
         ],
     )
     kernels()
+    optimizers()
 
 
 if __name__ == "__main__":
