@@ -23,20 +23,20 @@ def test_cycles_are_equal_but_for_the_last(total: int, cycles: int, length: int)
     assert cycle_length(total, cycles) == length
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_second_cycle_goes_on_from_the_weights_that_the_first_would_have_kept(
     optimizer: str, tmp_path: Path
 ) -> None:
     both = config(**FULL, epochs=2, cycles=2, optimizer=optimizer, learning_rate=0.02)
-    straight = ensemble()
+    straight = ensemble(inner=True)
     fit(straight, toy_data(), both, checkpoint=tmp_path / "whole")
 
     # The first cycle, terms that rise included, is a training of half as many epochs.
-    first = ensemble()
+    first = ensemble(inner=True)
     alone = config(**FULL, epochs=1, optimizer=optimizer, learning_rate=0.02)
     fit(first, toy_data(), alone)
     with pytest.raises(TrainingStopped):
-        fit(ensemble(), toy_data(), both, checkpoint=tmp_path / "half", watcher=stopping_at(STEPS))
+        fit(ensemble(inner=True), toy_data(), both, checkpoint=tmp_path / "half", watcher=stopping_at(STEPS))
     tensors, metadata = read_tensors(tmp_path / "half")
     kept = {name: value for name, value in tensors.items() if name.startswith("average.")}
     assert kept.keys() == {f"average.{name}" for name in first.state_dict()}
@@ -46,7 +46,7 @@ def test_a_second_cycle_goes_on_from_the_weights_that_the_first_would_have_kept(
     header = json.loads(metadata[KEY]) | {"numbers": {}}
     only = kept | {name.replace("average.", "module.", 1): value.clone() for name, value in kept.items()}
     write_tensors(tmp_path / "bare", only, {KEY: json.dumps(header)})
-    again = ensemble()
+    again = ensemble(inner=True)
     fit(again, toy_data(), both, checkpoint=tmp_path / "bare")
     assert same(again, straight)
     assert not same(again, first)

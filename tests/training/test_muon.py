@@ -54,7 +54,6 @@ def test_float32_is_precise_and_zeros_stay_zeros() -> None:
 def test_a_matrix_moves_as_with_torchs_muon(shape: tuple[int, int]) -> None:
     ours, theirs = (torch.nn.Parameter(torch.randn(shape, generator=source(2))) for _ in range(2))
     start = ours.detach().clone()
-    theirs.data.copy_(start)
     a = Muon([{"params": [ours], "weight_decay": 0.1, MATRICES: True}], 0.01)
     b = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for step in range(6):
@@ -129,11 +128,3 @@ def test_stopped_and_continued_is_bit_identical_to_never_stopped(tmp_path: Path)
     other = ensemble(inner=True)
     fit(other, toy_data(), config(**FULL, optimizer="adamw", learning_rate=0.02))
     assert not same(other, straight)
-
-
-def test_a_second_cycle_begins_without_momentum() -> None:
-    settings = {**FULL, "optimizer": "muon", "learning_rate": 0.02}
-    once, twice = ensemble(inner=True), ensemble(inner=True)
-    fit(once, toy_data(), config(**settings, epochs=1))
-    fit(twice, toy_data(), config(**settings, epochs=2, cycles=2))
-    assert not same(once, twice)
