@@ -9,6 +9,7 @@ from torch import nn
 import squint
 from squint import InputError
 from squint.export.sizes import info_table
+from squint.quantize.layers import QuantizedLayer
 
 
 def _net() -> nn.Module:
@@ -78,3 +79,20 @@ def test_it_leaves_no_trace() -> None:
 def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         info_table(_quantized(1, 0.0), shape)
+
+
+def test_channels_that_lost_their_weights_are_counted() -> None:
+    ens = _quantized(1, 0.0)
+    assert (info_table(ens, (3, 8, 8)).channels, info_table(ens, (3, 8, 8)).dead_channels) == (4, 0)
+    layer = next(part for part in ens.modules() if isinstance(part, QuantizedLayer))
+    assert layer.weight_quantizer is not None
+    with torch.no_grad():
+        layer.weight_quantizer.step[1] = -0.01
+        layer.weight_quantizer.step[2] = 100.0
+    table = info_table(ens, (3, 8, 8))
+    assert table.dead_channels == 2
+    assert [each.dead_channels for each in table.layers] == [2, 0, 0]
+    # Packed weights have their levels' size: what counts is their size beside the others'.
+    with torch.no_grad():
+        layer.get_parameter("weight").copy_(layer.quantized_weight()[0])
+    assert info_table(ens, (3, 8, 8)).dead_channels == 2

@@ -33,6 +33,21 @@ def test_a_new_folder_holds_the_recipe(tmp_path: Path) -> None:
     assert read_config(path) == read_recipe(path / "config.yaml") == tiny()
 
 
+def test_a_run_from_before_weights_had_a_floor_was_trained_without(tmp_path: Path) -> None:
+    path = begun(tmp_path / "run")
+    file = path / "config.yaml"
+    text = file.read_text()
+    assert "  step_floor: 1.5\n" in text
+    file.write_text(text.replace("  step_floor: 1.5\n", ""))
+    assert read_config(path).train.step_floor == 0
+    # As a recipe of one's own it is trained as recipes are now.
+    assert read_recipe(file) == tiny()
+    with pytest.raises(InputError, match=r"train\.step_floor \(was 0.0, now 1.5\)"):
+        RunFolder(path, tiny(), resume=True, overwrite=False)
+    file.write_text(text.replace("  step_floor: 1.5\n", "  step_floor: 2.0\n"))
+    assert read_config(path).train.step_floor == 2
+
+
 def test_an_existing_run_needs_a_word(tmp_path: Path) -> None:
     path = begun(tmp_path / "run")
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

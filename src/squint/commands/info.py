@@ -59,6 +59,8 @@ def to_json(tables: Mapping[str, SizeTable]) -> dict[str, Any]:
             "packed_bytes": table.packed_bytes,
             "full_bytes": table.full_bytes,
             "bit_operations": table.bit_operations,
+            "channels": table.channels,
+            "dead_channels": table.dead_channels,
             "layers": [asdict(layer) | {"bit_operations": layer.bit_operations} for layer in table.layers],
         }
         for name, table in tables.items()
@@ -91,3 +93,11 @@ def print_tables(tables: Mapping[str, SizeTable], console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+        if sizes.dead_channels:
+            console.print(
+                f"{name}: {sizes.dead_channels:,} of {sizes.channels:,} channels have no weights: all of "
+                "theirs are rounded to zero, or next to it",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )

@@ -15,8 +15,11 @@ from squint._checks import InputError
 from squint._random import noise
 from squint.ensemble import Ensemble, varies
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, set_rounding
+from squint.quantize.layers import output_axis
 
 FULL_BITS = 32
+_NEXT_TO_ZERO = 1e-4
+"""Share of a layer's largest weight up to which a channel's weights count as none."""
 _COUNTED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -34,6 +37,8 @@ class LayerSize:
         packed_bytes: weights in `weight_bits` each, scales and the rest in 32.
         full_bytes: every parameter in 32 bits.
         drawn_bits: where every pass draws one of several precisions for both operands, all of them.
+        channels: output channels whose weights squint's quantizer rounds.
+        dead_channels: those of them without weights: all rounded to zero, or to levels next to it.
     """
 
     name: str
@@ -45,6 +50,8 @@ class LayerSize:
     packed_bytes: int
     full_bytes: int
     drawn_bits: tuple[int, ...] = ()
+    channels: int = 0
+    dead_channels: int = 0
 
     @property
     def bit_operations(self) -> int:
@@ -65,6 +72,16 @@ class SizeTable:
     def parameters(self) -> int:
         """Weights, biases and normalization, without the quantizers' own."""
         return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def channels(self) -> int:
+        """Output channels with quantized weights."""
+        return sum(layer.channels for layer in self.layers)
+
+    @property
+    def dead_channels(self) -> int:
+        """Output channels whose quantized weights are all zero."""
+        return sum(layer.dead_channels for layer in self.layers)
 
     @property
     def bit_operations(self) -> int:
@@ -132,6 +149,8 @@ def _member_rows(prefix: str, member: nn.Module, counts: dict[str, int], passes:
                 packed_bytes=math.ceil(weight.numel() * bits / 8) + 4 * others,
                 full_bytes=4 * parameters,
                 drawn_bits=getattr(layer, "drawn_bits", ()),
+                channels=0 if wq is None else weight.shape[output_axis(layer)],
+                dead_channels=0 if wq is None else _dead_channels(layer, wq),
             )
         )
     rest = sum(p.numel() for p in member.parameters() if id(p) not in own) - counted
@@ -146,6 +165,16 @@ def _member_rows(prefix: str, member: nn.Module, counts: dict[str, int], passes:
         name = f"{prefix}normalization"
         rows.append(LayerSize(name, rest, FULL_BITS, FULL_BITS, 0, passes, held, held))
     return rows
+
+
+@torch.no_grad()
+def _dead_channels(layer: nn.Module, quantizer: StochasticQuantizer) -> int:
+    """Return how many output channels have no quantized weight that counts beside the layer's largest."""
+    still = copy.deepcopy(quantizer)
+    set_rounding(still, "nearest")
+    kept = still(cast(Tensor, layer.weight)).abs()
+    largest = kept.movedim(output_axis(layer), 0).flatten(1).amax(1)
+    return int((largest <= _NEXT_TO_ZERO * kept.max()).sum())
 
 
 def _steps(quantizer: StochasticQuantizer | None) -> int:

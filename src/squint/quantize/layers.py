@@ -165,6 +165,14 @@ def quantize_layer(
     return new.to(cast(Tensor, layer.weight).device).train(layer.training)
 
 
+def output_axis(layer: nn.Module) -> int:
+    """Return the dimension of a layer's weight that counts its output channels.
+
+    It is the second of a transposed layer: (in, out/groups, ...), shared by its groups.
+    """
+    return 1 if isinstance(layer, _TRANSPOSED) else 0
+
+
 def _activation_quantizer(bits: int, settings: LayerSettings, first: bool) -> StochasticQuantizer:
     quantizer = StochasticQuantizer(
         bits,
@@ -187,8 +195,7 @@ def _weight_quantizer(layer: nn.Module, bits: int, settings: LayerSettings) -> S
         bits, noise=settings.noise, width=settings.weight_width, learn_range=settings.learn_range
     )
     quantizer.lsq_scale = True
-    # The output channels of a transposed layer lie second: (in, out/groups, ...), shared by its groups.
-    axis = 1 if isinstance(layer, _TRANSPOSED) else 0
+    axis = output_axis(layer)
     rows = weight.movedim(axis, 0).flatten(1).float()
     if bits == 1:
         levels, lowest = 2, -0.5

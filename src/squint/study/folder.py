@@ -281,7 +281,7 @@ def read_config(path: Path) -> RecipeConfig:
     if not file.is_file():
         raise InputError(f"{path} is no run folder of squint's: it has no config.yaml")
     check_version(path)
-    return read_recipe(file)
+    return read_recipe(file, of_run=True)
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from squint._checks import InputError, check_choice, nearest
 from squint.study.config import ADAPTER, RecipeConfig, to_plain
 from squint.study.problems import problem
+from squint.training.config import BEFORE
 
 MAX_RECIPE_BYTES = 2**17
 _SHOWN = 20
@@ -67,8 +69,13 @@ def chosen_recipe(name: str, words: Sequence[str]) -> RecipeConfig:
     return load_recipe(f"{name}-{dataset}")
 
 
-def read_recipe(path: Path) -> RecipeConfig:
+def read_recipe(path: Path, *, of_run: bool = False) -> RecipeConfig:
     """Return the recipe of a YAML file.
+
+    Args:
+        path: the file.
+        of_run: it is a run's own, which names every setting that its squint knew: one that is missing was as
+            before it was there, and not at its present default.
 
     Raises:
         squint.InputError: see `load_recipe`.
@@ -83,11 +90,20 @@ def read_recipe(path: Path) -> RecipeConfig:
         raise InputError(f"{path} is not readable YAML: it is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    return parse_recipe(text, str(path))
+    return parse_recipe(text, str(path), BEFORE if of_run else {})
 
 
-def parse_recipe(text: str, source: str) -> RecipeConfig:
-    """Return the recipe that YAML text describes; `source` names it in errors."""
+def parse_recipe(text: str, source: str, train: Mapping[str, Any] = MappingProxyType({})) -> RecipeConfig:
+    """Return the recipe that YAML text describes.
+
+    Args:
+        text: YAML.
+        source: what errors name.
+        train: settings of `train` that are not the defaults where the text leaves them out.
+
+    Raises:
+        squint.InputError: see `load_recipe`.
+    """
     try:
         plain = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -97,6 +113,8 @@ def parse_recipe(text: str, source: str) -> RecipeConfig:
         raise InputError(f"{source} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(plain, dict):
         raise InputError(f"{source} holds {type(plain).__name__}; needed: a mapping of recipe fields")
+    if train and isinstance(said := plain.get("train", {}), dict):
+        plain["train"] = {**train, **said}
     return checked(plain, f"{source}: ")
 
 

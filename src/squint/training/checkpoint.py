@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from squint._checks import InputError
 from squint._files import read_tensors, write_tensors
-from squint.training.config import TrainConfig
+from squint.training.config import BEFORE, TrainConfig
 from squint.training.muon import MATRICES, MOMENTUM
 
 FORMAT_VERSION = 1
@@ -185,8 +185,8 @@ def load_checkpoint(
             f"{path} has format version {version}; this squint reads {FORMAT_VERSION}: update squint, "
             f"or {again}"
         )
-    # A checkpoint from before an option was there is of a training with its default.
-    stored_recipe = asdict(TrainConfig()) | stored_recipe
+    # A checkpoint from before an option was there is of a training with its default, or as it was without it.
+    stored_recipe = asdict(TrainConfig()) | BEFORE | stored_recipe
     for key, value in recipe.items():
         if key in _OTHER:
             if stored_recipe.get(key, value) != value:

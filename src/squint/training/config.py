@@ -16,6 +16,8 @@ _Config = TypeVar("_Config")
 
 DERIVATIVE = 0.1
 """Steps (L2, pixel units) up to this length count as a derivative, longer ones as an ascent."""
+BEFORE = {"step_floor": 0.0}
+"""How trainings went before a setting was there, where that is not its default."""
 
 
 def _one_line_errors(kind: type[_Config]) -> type[_Config]:
@@ -108,6 +110,9 @@ class TrainConfig:
     """Of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """On weights; not on biases, normalization or quantizers."""
+    step_floor: float = Field(default=1.5, ge=0)
+    """Least size of the largest level of a weight grid with a learned step, in mean magnitudes of the weights
+    that share it; 0 for none. Without one, AdamW and Muon drive steps below zero."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Rise and fall, fall only, or neither."""
     cycles: int = Field(default=1, ge=1)

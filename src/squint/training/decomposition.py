@@ -25,6 +25,8 @@ from squint.information import (
     soft_label_mutual_information,
 )
 
+DECOMPOSED = 512
+"""Validation images whose information is taken apart after an epoch."""
 RENYI_ROWS = 512
 """Most images behind the Rényi terms: their cost grows with the square, and their bias depends on n."""
 

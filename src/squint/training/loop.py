@@ -29,7 +29,7 @@ from squint.training.checkpoint import (
     save_checkpoint,
 )
 from squint.training.config import TrainConfig
-from squint.training.decomposition import decompose
+from squint.training.decomposition import DECOMPOSED, decompose
 from squint.training.interrupt import TrainingStopped, enough_memory, stop_requests
 from squint.training.launching import make_fabric
 from squint.training.objective import EnsembleObjective, Objective, summed
@@ -44,10 +44,8 @@ from squint.training.preparation import (
     update_average,
 )
 from squint.training.schedule import cycle_length, learning_rate
+from squint.training.step_floor import StepFloor
 from squint.training.synchronised import synchronised
-
-DECOMPOSED = 512
-"""Validation images whose information is taken apart after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +155,7 @@ class _Run:
         self.module, self.optimizer = self.fabric.setup(ens, make_optimizer(ens, config, self.fabric.device))
         for method in ("member_logits", "logits_and_features", "features"):
             self.module.mark_forward_method(method)
+        self.step_floor = StepFloor(ens, config.step_floor)
         self.dtype = next(ens.parameters()).dtype
         self.images, self.labels = images.to(self.fabric.device), labels.to(self.fabric.device)
         self.scales = bool(self.fabric.strategy.precision.state_dict())
@@ -233,6 +232,7 @@ class _Run:
             if norm is not None and not self.scales and not math.isfinite(float(norm)):
                 raise InputError(f"the gradient is not finite at step {step}; lower train.learning_rate")
         self.optimizer.step()
+        self.step_floor.hold()
         update_average(self.average, self.state, config.average, step)
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
