@@ -15,7 +15,9 @@ from squint import InputError
 from squint.cli import main
 from squint.evaluation import RobustnessReport, evaluate, ladder_report
 from squint.evaluation.budgets import PRESETS, tiny
+from squint.evaluation.evidence import break_with
 from squint.evaluation.evidence_files import load_evidence
+from squint.quantize.layers import QuantizedConv2d
 
 WEIGHTS = Path(__file__).parents[1] / "attacks" / "weights" / "stochastic.safetensors"
 N = 8
@@ -73,3 +75,23 @@ def test_nothing_is_kept_without_a_folder_or_outside_of_it(
     with pytest.raises(InputError, match=r"system is '\.\./x'; allowed with a folder"):
         climbed(data, tmp_path / "a", system="../x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_quantized_once_for_all_resubmissions(
+    data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, layer = squint.load(WEIGHTS), QuantizedConv2d
+    images = (data[0] * 255).round().to(torch.uint8).numpy()
+    np.savez(tmp_path / "own.npz", images=images, index=np.arange(N), labels=data[1].numpy())
+    calls, original = [], layer.quantized_weight
+
+    def counted(self: QuantizedConv2d, draws: int = 1) -> Tensor:
+        calls.append(draws)
+        return original(self, draws)
+
+    monkeypatch.setattr(layer, "quantized_weight", counted)
+    for batch_size in (N, 2):
+        break_with(model, data, tmp_path / "own.npz", eps="8/255", batch_size=batch_size)
+    layers = sum(isinstance(part, layer) for part in model.modules())
+    assert layers > 0
+    assert len(calls) <= 2 * layers

@@ -22,6 +22,7 @@ from squint.evaluation.evidence_files import (
     load_evidence,
     submitted,
 )
+from squint.evaluation.frozen import frozen
 from squint.evaluation.intervals import paired_bootstrap, wilson
 from squint.evaluation.ladder_run import device_of
 from squint.evaluation.scoring import RESUBMISSIONS, deployed_draws, is_random, score
@@ -191,15 +192,16 @@ def _correct(
     resubmissions: int,
     batch_size: int,
 ) -> tuple[Tensor, float]:
-    """Return each image's share of correct deployments, and the single-draw accuracy."""
+    """Return each image's share of correct deployments, and the single-draw accuracy: the ladder's rules."""
     check_number("batch_size", batch_size, 1, whole=True)
     check_number("resubmissions", resubmissions, 1, whole=True)
     count = check_number("draws", deployed_draws(model) if draws is None else draws, 1, whole=True)
     device, correct, single = device_of(model), [], []
     with evaluation_mode(model):
+        copy = frozen(model)
         for batch, first in enumerate(range(0, len(points), batch_size)):
             scores = score(
-                model,
+                copy,
                 points[first : first + batch_size].to(device),
                 labels[first : first + batch_size].to(device),
                 draws=count,
