@@ -114,7 +114,10 @@ def test_break(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"{figures['accuracy']:.1%}" in out
 
 
-def test_info(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr("squint.commands.info.attacked_images")  # nothing of the data set is read
     output = tmp_path / "info.json"
     out = done(capsys, "info", run, "--output", output)
     sizes = json.loads(output.read_text())
@@ -128,6 +131,10 @@ def test_info(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, junk = run / "weights" / "plain.safetensors", tmp_path / "junk.npz"
     junk.write_text("junk")
+    net = squint.quantize(squint.models.small_cnn(width=4))
+    squint.calibrate(net, torch.rand(8, 3, 8, 8))
+    coloured = tmp_path / "coloured.safetensors"
+    squint.save(squint.Ensemble([net]), coloured)
     mine = challenge(tmp_path / "mine.npz", 8 / 255)
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes(weights.read_bytes())
@@ -159,7 +166,8 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("break", weights, mine, "--eps", "5/0"), "eps is '5/0'; allowed: a fraction such as 5/255"),
         (("info", tmp_path / "no"), "does not exist"),
         (("info", run, "--image-shape", 3, 32), "image_shape is (3, 32); allowed: (channels, height, width)"),
-        (("info", run, "--image-shape", 3, 8, 8), "(batch, 1, height, width)"),
+        (("info", run, "--image-shape", 3, 8, 8), "allowed for this network: (1, height, width)"),
+        (("info", coloured), "(3, height, width); --image-shape is (1, 8, 8) unless given"),
         (("export", run, "--rounding", "up"), "--rounding is 'up'; allowed: nearest, sample"),
         (("export", run, "--system", "x"), "system is 'x'; allowed: plain, noisy"),
     ):  # fmt: skip

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import ast
+import math
 from pathlib import Path
 
 import pytest
 
 import squint.data
 from squint._checks import InputError
-from squint.data import NAMES, catalog, load
+from squint.data import IMAGE_SHAPES, NAMES, catalog, cifar, fashion_mnist, load
 
 
 @pytest.mark.parametrize("name", ["cifar", "cifar-10", "Digits", ""])
@@ -42,3 +43,11 @@ def test_nothing_in_the_package_can_read_a_pickle() -> None:
             assert not {"pickle", "marshal", "shelve", "joblib"} & set(names), path
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "load"), ("np", "load")}, path
+
+
+def test_shapes_are_those_of_the_sets() -> None:
+    assert set(IMAGE_SHAPES) == set(NAMES)
+    assert IMAGE_SHAPES["digits"] == load("digits").test.shape
+    assert IMAGE_SHAPES["fashion-mnist"] == (1, fashion_mnist.SIDE, fashion_mnist.SIDE)
+    for name in ("cifar10", "cifar100"):
+        assert math.prod(IMAGE_SHAPES[name]) == cifar._PIXEL_BYTES

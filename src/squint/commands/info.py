@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from squint import data as D
 from squint._checks import InputError
 from squint.commands.targets import attacked_images, load_targets
 from squint.export.sizes import SizeTable, info_table
@@ -29,7 +30,7 @@ class InfoOptions:
     path: tyro.conf.Positional[Path]
     """Run folder, or weights (*.safetensors)."""
     image_shape: tuple[int, ...] = ()
-    """Channels, height and width of one image; default: those of the run's data set, or of digits."""
+    """Channels, height and width of one image; default: the run's data set's, digits' outside of a run."""
     output: Path | None = None
     """JSON file for the figures."""
 
@@ -41,13 +42,16 @@ def info_of(options: InfoOptions) -> dict[str, SizeTable]:
         squint.InputError: no weights, or images that they are not for.
     """
     found = load_targets(options.path)
-    shape = options.image_shape or attacked_images(found[0]).shape
+    # A shape that has a name needs no files of the data set.
+    shape = options.image_shape or D.IMAGE_SHAPES.get(found[0].known.dataset)
+    shape = shape or attacked_images(found[0]).shape
     tables = {}
     for target in found:
         try:
             tables[target.name] = info_table(target.ens, shape)
         except InputError as error:
-            raise InputError(f"{target.file}: {error}") from None
+            advice = "" if options.image_shape else f"; --image-shape is {shape} unless given"
+            raise InputError(f"{target.file}: {error}{advice}") from None
     return tables
 
 

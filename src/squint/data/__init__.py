@@ -2,11 +2,12 @@
 
 from squint.data.augment import Augmentation, cutout, random_crop, random_flip
 from squint.data.batching import Batch, Data, batches, collect, epoch_permutation, iterate
-from squint.data.catalog import NAMES, load
+from squint.data.catalog import IMAGE_SHAPES, NAMES, load
 from squint.data.dataset import ImageData, Splits
 from squint.data.folder import load_folder
 
 __all__ = [
+    "IMAGE_SHAPES",
     "NAMES",
     "Augmentation",
     "Batch",

@@ -18,6 +18,13 @@ FOLDER_PREFIX = "folder:"
 _LOADERS = {"fashion-mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}
 NAMES = ("digits", *_LOADERS)
 """The sets that have a name."""
+IMAGE_SHAPES = {
+    "digits": (1, 8, 8),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar100": (3, 32, 32),
+}
+"""Channels, height and width of each of these sets' images."""
 
 
 def load(

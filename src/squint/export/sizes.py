@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from squint._checks import InputError
 from squint._random import noise
 from squint.ensemble import Ensemble, varies
+from squint.models import spec_of
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, set_rounding
 from squint.quantize.layers import output_axis
 
@@ -186,6 +187,10 @@ def _multiplications(member: nn.Module, shape: tuple[int, ...]) -> dict[str, int
     twin = copy.deepcopy(member).cpu().eval()
     set_rounding(twin, "nearest")
     network = twin.network if isinstance(twin, QuantizedNetwork) else twin
+    channels = (spec_of(network) or {}).get("in_channels", shape[0])
+    if channels != shape[0]:
+        # One channel would be spread over all by the normalization.
+        raise InputError(f"image_shape is {shape!r}; allowed for this network: ({channels}, height, width)")
     counts: dict[str, int] = {}
 
     def hook(name: str, layer: nn.Module) -> None:
