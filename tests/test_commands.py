@@ -167,7 +167,7 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("info", tmp_path / "no"), "does not exist"),
         (("info", run, "--image-shape", 3, 32), "image_shape is (3, 32); allowed: (channels, height, width)"),
         (("info", run, "--image-shape", 3, 8, 8), "allowed for this network: (1, height, width)"),
-        (("info", coloured), "(3, height, width); --image-shape is (1, 8, 8) unless given"),
+        (("info", coloured), "(3, height, width); name another with --image-shape"),
         (("export", run, "--rounding", "up"), "--rounding is 'up'; allowed: nearest, sample"),
         (("export", run, "--system", "x"), "system is 'x'; allowed: plain, noisy"),
     ):  # fmt: skip

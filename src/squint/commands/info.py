@@ -42,15 +42,15 @@ def info_of(options: InfoOptions) -> dict[str, SizeTable]:
         squint.InputError: no weights, or images that they are not for.
     """
     found = load_targets(options.path)
-    # A shape that has a name needs no files of the data set.
-    shape = options.image_shape or D.IMAGE_SHAPES.get(found[0].known.dataset)
-    shape = shape or attacked_images(found[0]).shape
+    # Reading a whole data set, or downloading it, for a shape that is known would be a surprise.
+    known = options.image_shape or D.IMAGE_SHAPES.get(found[0].known.dataset)
+    shape = known or attacked_images(found[0]).shape
     tables = {}
     for target in found:
         try:
             tables[target.name] = info_table(target.ens, shape)
         except InputError as error:
-            advice = "" if options.image_shape else f"; --image-shape is {shape} unless given"
+            advice = "" if options.image_shape else "; name another with --image-shape"
             raise InputError(f"{target.file}: {error}{advice}") from None
     return tables
 
