@@ -16,6 +16,8 @@ from squint.training import ObjectiveConfig, TrainConfig
         (TrainConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
         (TrainConfig, {"learning_rate": float("inf")}, "learning_rate is inf"),
         (TrainConfig, {"batch_size": 1}, "batch_size is 1"),
+        (TrainConfig, {"step_floor": -0.1}, "step_floor is -0.1: .*greater than or equal to 0"),
+        (TrainConfig, {"step_floor": 10.5}, "step_floor is 10.5: .*less than or equal to 10"),
         (TrainConfig, {"optimizer": "adam"}, "optimizer is 'adam': .*'sgd', 'adamw' or 'muon'"),
         (TrainConfig, {"epoch": 3}, r"unknown field epoch \(did you mean 'epochs'\?\)"),
         (TrainConfig, {"epochs": -1, "seed": -1}, "epochs is -1.*; seed is -1"),

@@ -110,7 +110,7 @@ class TrainConfig:
     """Of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """On weights; not on biases, normalization or quantizers."""
-    step_floor: float = Field(default=1.5, ge=0)
+    step_floor: float = Field(default=1.5, ge=0, le=10)
     """Least size of the largest level of a weight grid with a learned step, in mean magnitudes of the weights
     that share it; 0 for none. Without one, AdamW and Muon drive steps below zero."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
