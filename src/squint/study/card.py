@@ -14,13 +14,14 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
     """Return the model card as Markdown: recipe, seed, every record, its flags and the weights' digest."""
     (facts,) = results["systems"]
     system = recipe.systems[name]
+    begun = f", going on from the weights of `{system.start}`" if system.start else ""
     patches = f" with patches of {recipe.patch}" if recipe.patch > 1 else ""
     lines = [
         f"# {facts['title']}",
         "",
         system.description,
         "",
-        f"- data: {recipe.dataset}; {recipe.train.epochs} epochs in {facts['training_seconds']:.0f} s",
+        f"- data: {recipe.dataset}; {recipe.train.epochs} epochs in {facts['training_seconds']:.0f} s{begun}",
         f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}{patches}, "
         f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",

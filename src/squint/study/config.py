@@ -40,6 +40,8 @@ class SystemConfig:
     """Noise samples per member and training step."""
     epochs: int | None = Field(default=None, ge=0)
     """Epochs of this system; None: the recipe's, or what equal compute asks for."""
+    start: str | None = None
+    """Weights that training goes on from: a file, a published folder or a shipped model; None: fresh ones."""
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     """The terms of the training loss."""
     rival: str | None = None
@@ -214,6 +216,16 @@ class RecipeConfig:
                 system.defence.check(system.setup(parse_fraction("eps", self.eps)))
             except InputError as error:
                 raise ValueError(f"systems.{name}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _started(self) -> RecipeConfig:
+        for name, system in self.systems.items():
+            if system.start is not None and (self.equal_compute or self.kind == "hypothesis"):
+                raise ValueError(
+                    f"systems.{name}.start is {system.start!r}; allowed: none with equal_compute and in a "
+                    "hypothesis, which count all training"
+                )
         return self
 
     @property

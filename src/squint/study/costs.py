@@ -42,7 +42,8 @@ def costs_of(recipe: RecipeConfig, name: str, ens: Ensemble, train: D.ImageData)
 
     `stored_bits` holds every weight in its own width; `bit_operations` are those of one deployed prediction
     of one image, over members and draws; `training_passes` counts forward passes of members over images'
-    batches, and `training_compute` is their ratio to the headline system's.
+    batches, and `training_compute` is their ratio to the headline system's; None where either went on from
+    weights whose training is not counted here.
 
     Args:
         recipe: the study.
@@ -57,11 +58,12 @@ def costs_of(recipe: RecipeConfig, name: str, ens: Ensemble, train: D.ImageData)
         return epochs_of(recipe, system) * steps * passes_per_step(recipe.systems[system])
 
     own, headline = passes(name), passes(recipe.headline_system)
+    known = all(recipe.systems[each].start is None for each in (name, recipe.headline_system))
     return {
         "stored_bits": 8 * sizes.packed_bytes,
         "bit_operations": sizes.bit_operations,
         "draws": ens.draws,
         "training_epochs": epochs_of(recipe, name),
         "training_passes": own,
-        "training_compute": own / headline if headline else None,
+        "training_compute": own / headline if headline and known else None,
     }

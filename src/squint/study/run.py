@@ -239,7 +239,7 @@ def run_study(
         The results, as `results.json` holds them, of all systems that are done; nothing without `attack`.
 
     Raises:
-        squint.InputError: the folder, the data or the device do not fit, or `only` names no system.
+        squint.InputError: folder, data, device or a file to start from do not fit, or `only` names no system.
     """
     started = time.perf_counter()
     recipe = with_devices(recipe)
@@ -248,6 +248,11 @@ def run_study(
     plan = plan_of(recipe)
     chosen = _chosen(plan.recipe if plan else recipe, only)
     data = images_of(recipe)
+    for name in chosen:
+        # A file that training cannot go on from is refused now, not after hours of other systems.
+        trained = resume and (output / "weights" / f"{name}.safetensors").exists()
+        if plan is None and recipe.systems[name].start is not None and not trained:
+            build_system(recipe, name, data.train)
     bring_together(recipe)
     with opened(output, recipe, resume=resume, overwrite=overwrite, data=digests_of(data)) as folder:
         study = Study(plan.recipe if plan else recipe, data, folder, bar or Silence(), plan)

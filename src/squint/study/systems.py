@@ -13,11 +13,14 @@ from torch import nn
 
 import squint.models as M
 from squint import data as D
+from squint._checks import InputError
 from squint._random import derive_seed
 from squint.baselines import ConvertedNetwork
 from squint.ensemble import Ensemble
+from squint.export import load
 from squint.quantize import QuantizedNetwork, quantize, quantizers
 from squint.study.config import MemberConfig, RecipeConfig, SystemConfig
+from squint.training.checkpoint import settings_digest
 
 
 def placed(ens: Ensemble, recipe: RecipeConfig) -> Ensemble:
@@ -34,10 +37,14 @@ def channel_statistics(data: D.ImageData) -> tuple[list[float], list[float]]:
 
 
 def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensemble:
-    """Return a system's ensemble with fresh weights; equal recipes and seeds give equal weights.
+    """Return a system's ensemble as its training begins; equal recipes and seeds give equal weights.
 
-    Member k starts from the same weights in every system of a study, so that systems differ by their
-    quantization and their loss alone. Torch's global generator is left as it was.
+    Member k starts from the same fresh weights in every system of a study, so that systems differ by their
+    quantization and their loss alone; a system with `start` goes on from the weights of that file. Torch's
+    global generator is left as it was.
+
+    Raises:
+        squint.InputError: `start` is no file of squint's, or of other networks or quantizers.
     """
     system = recipe.systems[name]
     mean, std = channel_statistics(train)
@@ -53,7 +60,24 @@ def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensembl
             if place < len(system.members):
                 network = quantized(network, system.members[place])
             members.append(defence.member(network, place))
-    return defence.ensemble(members, system.draws)
+    ens = defence.ensemble(members, system.draws)
+    if system.start is not None:
+        _begin_at(ens, name, system.start)
+    return ens
+
+
+def _begin_at(ens: Ensemble, name: str, path: str) -> None:
+    """Give an ensemble the weights, ranges and statistics of a file of the same networks."""
+    option = f"systems.{name}.start"
+    try:
+        begun = load(path)
+    except InputError as error:
+        raise InputError(f"{option} is {path!r}: {error}") from None
+    if settings_digest(begun) != settings_digest(ens):
+        raise InputError(
+            f"{option} is {path!r}, of other networks or quantizers; allowed: weights of the system's own"
+        )
+    ens.load_state_dict(begun.state_dict())
 
 
 def quantized(network: nn.Module, member: MemberConfig) -> nn.Module:
@@ -88,6 +112,7 @@ def describe_system(name: str, system: SystemConfig, ens: Ensemble, seconds: flo
         "input_bits": "/".join("32" if m.input_bits is None else str(m.input_bits) for m in system.members),
         "training_draws": system.training_draws,
         "training_seconds": seconds,
+        **({} if system.start is None else {"start": system.start}),
     }
 
 
