@@ -1,7 +1,9 @@
 """Convolutions over maps of a few pixels as matrix products, on the CPU.
 
 oneDNN's kernels go along the width of a map. On maps of 4x4 pixels its bfloat16 gradient for the weight takes
-two to nine times as long as gathering all patches and multiplying once, and on 2x2 everything does.
+two to nine times as long as gathering all patches and multiplying once, and on 2x2 everything does. Where
+every pixel of such a map sees every other, the kernel's taps are one dense matrix between the two maps: there
+is nothing to gather, and nothing of the padding is multiplied (on 2x2, five of nine taps; on 1x1, eight).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ _SMALL = 16
 """Most pixels of an output for which the weight's gradient is a product of patches."""
 _TINY = 4
 """Most pixels for which all of it is."""
+_MANY = 256
+"""Fewest images for which the dense matrix is made: it costs as much for one."""
 _CHANNELS = 64
 """Fewest channels on both sides: below, gathering costs more than it saves."""
 
@@ -65,6 +69,8 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
         side = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
+        if _sees_all(x, weight, stride, padding):
+            return _maps(F.linear(_rows(x), _dense(weight, side)), side)
         ctx.tiny = side * side <= _TINY
         if not ctx.tiny:
             return F.conv2d(x, weight, None, stride, padding)
@@ -76,6 +82,13 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding = ctx.stride, ctx.padding
         by_x = by_weight = None
+        if _sees_all(x, weight, stride, padding):
+            rows, side = _rows(grad), x.shape[2]
+            if ctx.needs_input_grad[0]:
+                by_x = _maps(rows @ _dense(weight, side), side)
+            if ctx.needs_input_grad[1]:
+                by_weight = _gathered(rows.t() @ _rows(x), weight, side)
+            return by_x, by_weight, None, None
         if ctx.needs_input_grad[0]:
             kernel = weight.shape[2]
             if ctx.tiny and stride == 1 and 2 * padding == kernel - 1:
@@ -87,10 +100,50 @@ class _Convolution(torch.autograd.Function):
                 )
         if ctx.needs_input_grad[1]:
             patches = _patches(x, weight.shape[2], stride, padding).flatten(0, 2)
-            rows = grad.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
             out, channels, kernel, _ = weight.shape
+            rows = grad.permute(0, 2, 3, 1).reshape(-1, out)
             by_weight = (rows.t() @ patches).view(out, kernel, kernel, channels).permute(0, 3, 1, 2)
         return by_x, by_weight, None, None
+
+
+def _sees_all(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+    """Return whether many maps keep their size and every pixel of the output sees every one of the input."""
+    same = stride == 1 and 2 * padding == weight.shape[2] - 1
+    return same and x.shape[2] <= padding + 1 and len(x) >= _MANY
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return each image's map as one row, channels last."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _maps(rows: Tensor, side: int) -> Tensor:
+    """Return rows as maps (batch, channels, side, side)."""
+    return rows.view(len(rows), side, side, -1).permute(0, 3, 1, 2)
+
+
+def _taps(weight: Tensor, side: int) -> list[tuple[slice, slice]]:
+    """Return, for every pixel of the output in its order, the kernel's taps that lie on the input."""
+    starts = [weight.shape[2] // 2 - at for at in range(side)]
+    slices = [slice(start, start + side) for start in starts]
+    return [(down, across) for down in slices for across in slices]
+
+
+def _dense(weight: Tensor, side: int) -> Tensor:
+    """Return the matrix that takes a row of `_rows` to the output's: (pixels * out, pixels * in)."""
+    last = weight.permute(0, 2, 3, 1)
+    return torch.cat([last[:, down, across].flatten(1) for down, across in _taps(weight, side)])
+
+
+def _gathered(matrix: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Return the weight's gradient from that of its dense matrix; sums in float32 at least."""
+    out, channels, kernel, _ = weight.shape
+    kind = torch.promote_types(matrix.dtype, torch.float32)
+    total = matrix.new_zeros(out, kernel, kernel, channels, dtype=kind)
+    blocks = matrix.view(side * side, out, side, side, channels)
+    for block, (down, across) in zip(blocks, _taps(weight, side), strict=True):
+        total[:, down, across] += block
+    return total.to(matrix.dtype).permute(0, 3, 1, 2)
 
 
 def _product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
