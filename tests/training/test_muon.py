@@ -40,6 +40,18 @@ def test_the_iteration_moves_singular_values_alone_along_its_polynomial(shape: t
     assert wanted.max() < 1.3
 
 
+def test_what_has_faded_counts_as_zero() -> None:
+    """A channel whose gradient has ended: its momentum shrinks with every step, down to denormal numbers."""
+    live = torch.randn((8, 20), generator=source(3))
+    zero, faded, small = (live.clone() for _ in range(3))
+    zero[2] = 0
+    faded[2] *= 1e-20
+    small[2] *= 1e-9
+    assert torch.equal(orthogonalized(faded), orthogonalized(zero))
+    assert torch.equal(orthogonalized(faded)[2], torch.zeros(20))
+    assert orthogonalized(small)[2].abs().min() > 0
+
+
 def test_float32_is_precise_and_zeros_stay_zeros() -> None:
     u, values, v = factors((16, 40))
     matrix = u @ values.diag() @ v

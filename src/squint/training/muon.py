@@ -18,6 +18,9 @@ MOMENTUM = "momentum_buffer"
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _SMALLEST = 1e-7
+_NOTHING = 1e-12
+"""Entries up to this size, where the matrix's norm is 1, count as zero. The momentum of a channel that no
+longer learns fades away; products of what is left are denormal numbers, several times as slow."""
 _RMS = 0.2
 """Root mean square of AdamW's updates: with it both use one learning rate (Liu et al. 2025, eq. 4)."""
 
@@ -34,7 +37,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(torch.promote_types(matrix.dtype, torch.float32))
-    x = x / x.norm().clamp(min=_SMALLEST)
+    x = torch.nn.functional.hardshrink(x / x.norm().clamp(min=_SMALLEST), _NOTHING)
     a, b, c = _COEFFICIENTS
     gram = x @ x.T
     product: Tensor | None = None
