@@ -15,6 +15,9 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
     (facts,) = results["systems"]
     system = recipe.systems[name]
     begun = f", going on from the weights of `{system.start}`" if system.start else ""
+    own = (
+        f" (of order, augmentation and noise: {recipe.train.seed + recipe.seed})" if recipe.train.seed else ""
+    )
     patches = f" with patches of {recipe.patch}" if recipe.patch > 1 else ""
     lines = [
         f"# {facts['title']}",
@@ -25,7 +28,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}{patches}, "
         f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
-        f"- training tier: {facts['tier']}; seed {results['seed']}, declared before training",
+        f"- training tier: {facts['tier']}; seed {results['seed']}{own}, declared before training",
         f"- hardware of the run, training and attacks: {_machines(results)}",
         f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
         f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
