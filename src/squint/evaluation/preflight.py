@@ -109,14 +109,16 @@ def preflight(
         few = shuffled[: probes.batch_size].to(device)
 
         def faithful(held: int | None) -> Fidelity:
-            return fidelity(model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=held)
+            return fidelity(
+                run.model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=held
+            )
 
         def absent(held: int | None) -> list[Finding]:
             return zero_gradients(
-                model, x, y, seed=seed, draws=ZERO_DRAWS, chunk=held, batch_size=probes.batch_size
+                run.model, x, y, seed=seed, draws=ZERO_DRAWS, chunk=held, batch_size=probes.batch_size
             )
 
-        rises = _rises(kept, lambda: fitting.both(model, faithful, probes.fidelity_draws))
+        rises = _rises(kept, lambda: fitting.both(run.model, faithful, probes.fidelity_draws))
         single = [
             in_training,
             fitting.forward(model, lambda: probability_outputs(model, x[few], seed=seed)),
@@ -127,7 +129,7 @@ def preflight(
         return [
             *(finding for finding in single if finding is not None),
             *dead_widths(model),
-            *fitting.both(model, absent, ZERO_DRAWS),
+            *fitting.both(run.model, absent, ZERO_DRAWS),
             *above_ceilings(outcomes, labels, limits),
             *excesses(compared),
         ]
