@@ -149,6 +149,18 @@ def test_an_attack_on_a_shipped_model_writes_nothing_into_the_package(
 
 
 @pytest.mark.usefixtures("shipped")
+def test_more_images_than_are_kept_are_refused(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = kept_images(shelf / "tiny")
+    assert kept is not None
+    assert main(["attack", "tiny", "--images", str(len(kept) + 1), "--quiet"]) == 2
+    allowed = f"at most the {len(kept)} that tiny keeps, or more with --data-dir"
+    assert f"images is {len(kept) + 1}; allowed: {allowed}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("shipped")
 def test_a_path_that_exists_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert zoo.resolved("tiny") != Path("tiny")

@@ -179,6 +179,11 @@ def _images(options: AttackOptions, recipe: RecipeConfig | None, file: Path) -> 
     same = options.dataset in (None, known.dataset)
     kept = kept_images(run) if same and options.data_dir is None else None
     if kept is not None:
+        if options.images is not None and options.images > len(kept):
+            raise InputError(
+                f"images is {options.images}; allowed: at most the {len(kept)} that {run.name} keeps, or "
+                "more with --data-dir, where the whole data set lies"
+            )
         return kept, options.draws is None
     splits = D.load(
         options.dataset or known.dataset,
