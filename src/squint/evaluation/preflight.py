@@ -108,6 +108,7 @@ def preflight(
         shuffled = torch.randperm(len(x), generator=derive_generator(seed, "preflight", "sample"))
         few = shuffled[: probes.batch_size].to(device)
 
+        # Gradients are those of the copy: the attacks follow them, and they take a third of the time.
         def faithful(held: int | None) -> Fidelity:
             return fidelity(
                 run.model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=held
