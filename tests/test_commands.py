@@ -148,6 +148,7 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("profile", bare), "has no system of two members or more (plain)"),
         (("profile", run, "--threats", "linf"), "threat is 'linf'; allowed: linf-pgd"),
         (("profile", run, "--images", 1), "images is 1"),
+        (("profile", run, "--images", 10**5), "images is 100000; allowed: a whole number in [2, "),
         (("profile", run, "--estimators", "x"), "estimators is 'x'; allowed: soft_label"),
         (("detect", bare), "has no ensemble and no stochastic network (plain)"),
         (("detect", run, "--steps", 0), "steps is 0"),

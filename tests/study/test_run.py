@@ -275,6 +275,7 @@ def test_attack_refuses_what_does_not_fit(finished: Path, tmp_path: Path) -> Non
         attack_weights(file, AttackOptions(dataset=f"folder:{rgb}"), Silence())
     for options, message in (
         (AttackOptions(images=0), "images is 0"),
+        (AttackOptions(images=10**5), r"images is 100000; allowed: a whole number in \[1, "),
         (AttackOptions(draws=0), "draws is 0"),
         (AttackOptions(batch_size=0), "batch_size is 0"),
         (AttackOptions(resubmissions=0), "resubmissions is 0"),

@@ -93,7 +93,6 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
     Raises:
         squint.InputError: no run with an ensemble of two members or more, or an option out of range.
     """
-    check_number("images", options.images, 2, whole=True)
     every = run_targets(options.run)
     pairs = [target for target in every if len(target.ens.members) > 1]
     left_out = tuple(target.name for target in every if target not in pairs)
@@ -104,6 +103,7 @@ def profile_run(options: ProfileOptions, bar: Bar) -> Planes:
         )
     test = attacked_images(pairs[0])
     # What is wrong is found before anything that is kept goes.
+    check_number("images", options.images, 2, len(test), whole=True)
     for name in ("draws", "resubmissions"):
         check_number(name, getattr(options, name), 1, whole=True)
     check_estimators(list(options.estimators))

@@ -192,6 +192,8 @@ def _images(options: AttackOptions, recipe: RecipeConfig | None, file: Path) -> 
         seed=known.seed,
     )
     test = attacked(splits, known) if same else splits.test
+    if options.images is not None:
+        check_number("images", options.images, 1, len(test), whole=True)
     if recipe is None or not same:
         return test, False
     digest: dict[str, str] = {known.attack.split: data_digest(test.images, test.labels)}
