@@ -1,6 +1,6 @@
 """squint: stochastic quantization and information-theoretic ensembles that hold under attack."""
 
-from squint import attacks, data, information, models
+from squint import _waiting, attacks, data, information, models  # noqa: F401 - `_waiting` before torch
 from squint._checks import InputError, InputTypeError
 from squint._random import noise, seed
 from squint.ensemble import Ensemble
