@@ -25,7 +25,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     folder = tmp_path_factory.mktemp("jobs")
     processes = start(2, ["-m", JOB, str(folder)])
     one = evaluated(folder / "1")
-    for code, written in finish(processes, 60):
+    for code, written in finish(processes, 600):
         assert code == 0, written
     return folder, one, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 

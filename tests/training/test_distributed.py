@@ -22,7 +22,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found, Found]
     folder = tmp_path_factory.mktemp("jobs")
     processes = start(2, ["-m", JOB, str(folder)])
     one = everything()
-    for code, written in finish(processes, 60):
+    for code, written in finish(processes, 600):
         assert code == 0, written
         assert not written, "several processes are not announced"
     first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
