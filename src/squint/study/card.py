@@ -28,7 +28,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         f"- network: {len(system.members)} × {recipe.model} of width {recipe.width}{patches}, "
         f"{facts['parameters']:,} "
         f"parameters; weights of {facts['weight_bits']} bits, input of {facts['input_bits']} bits",
-        f"- training tier: {facts['tier']}; seed {results['seed']}{own}, declared before training",
+        f"- training tier: {facts['tier']}; seed {results['seed']}{own}",
         f"- hardware of the run, training and attacks: {_machines(results)}",
         f"- weights: `{weights.name}`, {weights.stat().st_size:,} bytes, SHA-256 "
         f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
