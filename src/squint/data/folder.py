@@ -13,6 +13,7 @@ from torch import Tensor
 
 from squint._checks import InputError, check_number, describe
 from squint._memory import is_out_of_memory
+from squint._random import derive_generator
 from squint.data.dataset import ImageData, Splits, hold_out
 from squint.data.pictures import open_picture
 
@@ -40,8 +41,9 @@ def load_folder(
 ) -> Splits:
     """Return the images under `path/CLASS/*`, or under `path/train/CLASS/*` and `path/test/CLASS/*`.
 
-    Classes are the sorted folder names; png, jpg, jpeg, webp and bmp files count, in sorted order, others and
-    hidden ones do not. Transparency is dropped.
+    Classes are the sorted folder names; png, jpg, jpeg, webp and bmp files count, others and hidden ones do
+    not. Images come in one order that depends on their number alone and mixes the classes: attacks take the
+    first ones, which in the files' order would be of one class. Transparency is dropped.
 
     Args:
         path: the root folder.
@@ -76,7 +78,7 @@ def load_folder(
     gray, shape = _survey([file for part in parts for file in part.paths], _pair(size))
     if channels is not None:
         gray = channels == 1
-    sets = [_read(part, shape, gray, tuple(names), f"folder:{root.name}") for part in parts]
+    sets = [_mixed(_read(part, shape, gray, tuple(names), f"folder:{root.name}")) for part in parts]
     train, tested = sets if len(sets) == 2 else hold_out(sets[0], test, seed=0, purpose="test")
     train, held = hold_out(train, validation, seed=seed, purpose="validation")
     return Splits(train, held, tested)
@@ -102,6 +104,11 @@ def _list_files(root: Path, names: list[str]) -> _Files:
         files.paths.extend(found)
         files.labels.extend([label] * len(found))
     return files
+
+
+def _mixed(data: ImageData) -> ImageData:
+    n = len(data)
+    return data.subset(torch.randperm(n, generator=derive_generator(0, "folder", n)))
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
