@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from squint._checks import InputError
 from squint._random import draw_noise
+from squint.attacks.geometry import step_sizes
 from squint.evaluation.budgets import (
     EXHAUSTIVE,
     PRESETS,
@@ -126,6 +128,36 @@ def test_last_iterates_are_reached_by_short_steps(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(f"squint.attacks.{name}", noted(name))
         attack(Move(name, 4, 2), 0, assault(*linear()), Meter())
     assert seen == dict.fromkeys(("pgd", "member_pgd", "spsa"), 0.05 / 100)
+
+
+def test_a_path_through_the_layers_ends_on_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at each layer and several alike: what is judged is the last iterate of the whole path."""
+    ensemble, x, y = safe_images(1)
+    layers = len(hidden_layers(ensemble))
+    assert layers > 1
+    for each in (1, 3):
+        seen: list[float] = []
+
+        def noted(*given: Any, seen: list[float] = seen, **settings: Any) -> Any:
+            first, last = settings["step_size"], settings["final_step_size"]
+            seen.extend(step_sizes(first, last, settings["steps"]))
+            return given[1]
+
+        monkeypatch.setattr("squint.attacks.pgd", noted)
+        attack(Move("view_pgd", each * layers, 2), 0, assault(ensemble, x, y), Meter())
+        assert seen == pytest.approx(step_sizes(0.05 / 4, 0.05 / 100, each * layers))
+
+
+def test_every_random_start_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, bool] = {}
+
+    def noted(name: str) -> object:
+        return lambda *given, **settings: seen.update({name: settings["random_start"]}) or given[1]
+
+    monkeypatch.setattr("squint.attacks.arc", noted("arc"))
+    for start in ("best", "random"):
+        attack(Move("arc", 4, 2, start), 0, assault(*linear()), Meter())
+        assert seen == {"arc": start == "random"}
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ CHANGES: list[Change] = [
 def test_a_batch_that_is_no_outcome_is_refused(change: Change, tmp_path: Path) -> None:
     first = climb(tmp_path)
     assert climb(tmp_path) == first
-    note, file = tmp_path / "batch-00000.json", tmp_path / "batch-00000.npz"
+    note, file = tmp_path / "batch-00000-of-2.json", tmp_path / "batch-00000-of-2.npz"
     held, arrays = json.loads(note.read_text()), dict(read_npz(file))
     change(held["outcome"], arrays)
     # Whoever changes the files on purpose writes the hash that belongs to them.

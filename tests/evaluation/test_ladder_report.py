@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import squint
 from squint.evaluation import RobustnessReport, evaluate, ladder_report
-from squint.evaluation.active import ActiveTests, active_tests
+from squint.evaluation.active import active_tests
+from squint.evaluation.active_findings import ActiveTests
 from squint.evaluation.budgets import PRESETS, Budget, Move, Rung, tiny
 from squint.evaluation.intervals import wilson
 from squint.evaluation.preflight import CIFAR_CEILINGS, ceilings_of, preflight

@@ -89,8 +89,8 @@ def test_a_batch_that_was_half_written_is_done_again(tmp_path: Path) -> None:
     model = NoisyPair()
     data = pair_data(model, 4, margin=0.4)
     whole = small_run(model, data, folder=tmp_path)
-    (tmp_path / "batch-00001.json").unlink()
-    (tmp_path / "batch-00001.npz").write_bytes(b"half")
+    (tmp_path / "batch-00001-of-1.json").unlink()
+    (tmp_path / "batch-00001-of-1.npz").write_bytes(b"half")
     assert same(small_run(model, data, folder=tmp_path), whole)
 
 
@@ -119,11 +119,11 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     model = NoisyPair()
     data = pair_data(model, 2, margin=0.4)
     (tmp_path / "configuration.json").write_text("[1]")
-    with pytest.raises(InputError, match="no configuration of format 2"):
+    with pytest.raises(InputError, match="no configuration of format 3"):
         small_run(model, data, folder=tmp_path)
     (tmp_path / "configuration.json").unlink()
     small_run(model, data, folder=tmp_path, known=False)
-    (tmp_path / "batch-00000.npz").write_bytes(b"PK")
+    (tmp_path / "batch-00000-of-2.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match="no whole npz file"):
         small_run(model, data, folder=tmp_path, known=False)
 

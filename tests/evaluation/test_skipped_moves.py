@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from squint.evaluation import evaluate
-from squint.evaluation.active import ActiveTests
+from squint.evaluation.active_findings import ActiveTests
 from squint.evaluation.budgets import EXHAUSTIVE, PRESETS, STANDARD, Budget, Move, Rung
 from squint.evaluation.flags import late_falls, moves_skipped
 from squint.evaluation.rungs import SPENT

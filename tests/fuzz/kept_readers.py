@@ -77,12 +77,12 @@ def climbed(folder: Path) -> list[Reader]:
     found = run_ladder(model, (x, y), 0.05, tiny_budget(2), counts=(1, 2), resubmissions=8, folder=place)
 
     def read() -> None:
-        again = BatchOutcomes(place, found.configuration).load(0)
+        again = BatchOutcomes(place, found.configuration, (x, y)).load("batch-00000-of-2")
         if again is not None:
             assembled(found.configuration, y, x, [again], place).summary()
 
     # The note says which arrays belong to it: damaged, those are refused before they are looked at.
-    return [Reader("climbed", place, (place / "batch-00000.json",), read)]
+    return [Reader("climbed", place, (place / "batch-00000-of-2.json",), read)]
 
 
 def detected(folder: Path) -> list[Reader]:

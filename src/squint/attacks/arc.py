@@ -33,6 +33,7 @@ def arc(
     renew_every: int = 5,
     max_classes: int | None = 4,
     generator: torch.Generator | None = None,
+    random_start: bool = False,
     start: Tensor | None = None,
     chunk: int | None = None,
     accept: str = "margin",
@@ -53,12 +54,14 @@ def arc(
         eps: radius; in [0, 1] for "linf".
         norm: "linf" or "l2".
         steps: walks over all units per restart.
-        restarts: the first begins at `start`, or at x; the others at random points.
+        restarts: the first begins at `start`, at a random point with `random_start`, else at x; the others at
+            random points.
         eot: draws over which each unit is averaged.
         bank_draws: draws on which points are compared.
         renew_every: walks between two banks.
         max_classes: wrong classes, the highest first, whose boundaries are looked at; None: all.
         generator: source of all randomness; None takes squint's own stream.
+        random_start: begin at a uniform point of the ball.
         start: warm start (batch, ...), projected into the ball.
         chunk: draws whose graph is held in memory at once.
         accept: what a turn must not make worse: "margin", the pooled margin, for the deployed rule; or
@@ -87,7 +90,7 @@ def arc(
     with evaluation_mode(model):
         for restart in range(restarts):
             bank = Bank(units, generator, bank_draws)
-            best = Incumbent(bank, rule, ball.first_point(restart, start, False, generator))
+            best = Incumbent(bank, rule, ball.first_point(restart, start, random_start, generator))
             for step in range(steps):
                 if step and step % renew_every == 0:
                     bank.renew()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -15,12 +16,19 @@ from squint._checks import InputError, check_number, format_fraction, parse_frac
 from squint._random import derive_generator, derive_seed
 from squint.attacks.gradients import AnyModel, Units, nan_reported
 from squint.attacks.modes import evaluation_mode
-from squint.evaluation.active_findings import CONTROL_LEFT, judge_control, judge_gain, judge_planted, notes_on
+from squint.evaluation.active_findings import (
+    CONTROL_LEFT,
+    ActiveTests,
+    Gain,
+    judge_control,
+    judge_gain,
+    judge_planted,
+    notes_on,
+)
 from squint.evaluation.control import noisy_control
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.ladder import RETIRED
 from squint.evaluation.planted import plant
-from squint.evaluation.records import Finding
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
 from squint.evaluation.sharding import sharded
 from squint.evaluation.white_box import Attack, WhiteBox
@@ -28,39 +36,6 @@ from squint.evaluation.white_box import Attack, WhiteBox
 SURVIVORS = 200
 LARGEST_RADIUS = 0.5
 """Where the control's radius stops growing: all images can be made the same grey one."""
-
-
-@dataclass(frozen=True)
-class ActiveTests:
-    """What the active tests of an attack on a model found; without `passed` no figure is trusted.
-
-    Attributes:
-        planted_found: planted adversarial points found.
-        planted_total: planted points of which the construction succeeded.
-        planted_tried: images in whose ball one was to be planted.
-        planted_draws: most draws that a planted copy averages: the model's own unless noise hid points.
-        convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
-        control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
-        control_bare: accuracy left to it without the noise.
-        control_eps: radius of both, written as a fraction: the first of eps, 2 eps, 4 eps ... up to ½ at
-            which the network without noise keeps no more than 5 %.
-        notes: what a reader of the figure should know, in words; nothing that speaks against it.
-        passed: at least 95 % of the planted points were found, the gate was passed, and so was the control
-            where there is one.
-        findings: what failed, or could not be run.
-    """
-
-    planted_found: int
-    planted_total: int
-    planted_tried: int
-    planted_draws: int
-    convergence_gain: float | None
-    control_accuracy: float | None
-    passed: bool
-    findings: tuple[Finding, ...]
-    control_bare: float | None = None
-    control_eps: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def active_tests(
@@ -126,11 +101,11 @@ def active_tests(
     model = _deployed(model, trial.draws)
     with evaluation_mode(model), nan_reported():
         finder = replace(trial, attack=planted_attack or attack)
-        hits, total, most = finder.find_planted(model, x[:planted], y[:planted], planted_batch)
+        hits, total, most, steered = finder.find_planted(model, x[:planted], y[:planted], planted_batch)
         findings += judge_planted(hits, total, tried)
         gate = (x, y) if found is None else (all_x[: len(found)], all_y[: len(found)])
         gain = None if doubled is None else trial.gain(model, *gate, doubled, batch_size, found)
-    findings += judge_gain(gain)
+    findings += judge_gain(None if gain is None else gain.lost)
     noisy = bare = radius = None
     if undefended is not None:
         with evaluation_mode(undefended), nan_reported():
@@ -141,13 +116,15 @@ def active_tests(
         total,
         tried,
         most,
-        gain,
+        None if gain is None else gain.lost,
         noisy,
         not findings,
         tuple(findings),
         bare,
         None if radius is None else format_fraction(radius),
         notes_on(most, trial.draws),
+        steered,
+        *((None, None, None) if gain is None else (gain.error, gain.survivors, gain.tested)),
     )
 
 
@@ -185,19 +162,22 @@ class _Trial:
     def points(self, attack: Attack, model: AnyModel, x: Tensor, y: Tensor, *keys: object) -> Tensor:
         return attack(model, x, y, self.eps, derive_generator(self.seed, "active", *keys))
 
-    def find_planted(self, model: AnyModel, x: Tensor, y: Tensor, batch: int) -> tuple[int, int, int]:
-        """Return how many planted points the attack found, of how many sound ones, and the most draws."""
+    def find_planted(self, model: AnyModel, x: Tensor, y: Tensor, batch: int) -> tuple[int, int, int, int]:
+        """Return planted points that were found, sound ones, the most draws, and how many were steered."""
         if not isinstance(model, nn.Module):
-            return 0, 0, self.draws
+            return 0, 0, self.draws, 0
         with torch.no_grad():
             num_classes = Units(model, y[:1], 1).logits(x[:1], derive_seed(self.seed, "classes")).shape[-1]
 
-        def part_found(chunk: int) -> tuple[int, int, int] | None:
-            first = chunk * batch
-            counts = self.kept.part(lambda: torch.tensor(planted(first) or []), "planted", batch, first)
+        def part_found(chunk: int) -> tuple[int, ...] | None:
+            rows = slice(chunk * batch, (chunk + 1) * batch)
+            of = (x[rows], y[rows])
+            counts = self.kept.part(
+                lambda: torch.tensor(planted(rows.start) or []), "planted", batch, rows.start, of=of
+            )
             return tuple(counts.tolist()) if len(counts) else None
 
-        def planted(first: int) -> tuple[int, int, int] | None:
+        def planted(first: int) -> tuple[int, int, int, int] | None:
             part, labels = x[first : first + batch], y[first : first + batch]
             try:
                 trap = plant(
@@ -213,22 +193,24 @@ class _Trial:
             except InputError:
                 return None
             if not bool(trap.sound.any()):
-                return 0, 0, self.draws
+                return 0, 0, self.draws, 0
             point = self.points(self.attack, trap.model, trap.x, labels, "planted", first)
             deployed = replace(self, draws=trap.draws)
             fooled = deployed.score(trap.model, point, labels, "found", first).correct < 0.5
-            return int((trap.sound & fooled).sum()), int(trap.sound.sum()), trap.draws
+            hits = (trap.sound & fooled, trap.sound, trap.sound & trap.steered)
+            found, sound, steered = (int(each.sum()) for each in hits)
+            return found, sound, trap.draws, steered
 
         counts = sharded(-(-len(x) // batch), part_found, "planted points")
         sound = [count for count in counts if count is not None]
         if len(sound) < len(counts):
-            return 0, 0, self.draws
-        hits, totals, draws = zip(*sound, strict=True)
-        return sum(hits), sum(totals), max(draws)
+            return 0, 0, self.draws, 0
+        hits, totals, draws, steered = zip(*sound, strict=True)
+        return sum(hits), sum(totals), max(draws), sum(steered)
 
     def gain(
         self, model: AnyModel, x: Tensor, y: Tensor, doubled: Attack, batch: int, found: Tensor | None = None
-    ) -> float:
+    ) -> Gain:
         """Return the accuracy that twice the effort costs, as a share of all images.
 
         Survivors are found on one stream; the better of both attacks' points is chosen for each of them on a
@@ -249,15 +231,16 @@ class _Trial:
         before, survives = zip(*sharded(-(-len(x) // batch), first_time, "convergence gate"), strict=True)
         survivors = torch.cat(survives).nonzero().flatten()
         if not len(survivors):
-            return 0.0
+            return Gain(0.0, None, 0, 0)
         chosen = survivors[:SURVIVORS].to(x.device)
         points = torch.cat(before).to(x.device)
 
         def lost(chunk: int) -> Tensor:
-            return self.kept.part(partial(loss, chunk * batch), "gate", batch, chunk * batch)
+            rows, first = chosen[chunk * batch : (chunk + 1) * batch], chunk * batch
+            of = (x[rows], y[rows], points[rows])
+            return self.kept.part(partial(loss, rows, first), "gate", batch, first, of=of)
 
-        def loss(first: int) -> Tensor:
-            rows = chosen[first : first + batch]
+        def loss(rows: Tensor, first: int) -> Tensor:
             labels, old = y[rows], points[rows]
             new = self.points(doubled, model, x[rows], labels, "gate", "doubled", first)
             kept = [self.score(model, p, labels, "gate", "selection", first).correct for p in (old, new)]
@@ -267,7 +250,9 @@ class _Trial:
             return left[0] - left[1]
 
         losses = torch.cat(sharded(-(-len(chosen) // batch), lost, "convergence gate, doubled"))
-        return float(losses.mean()) * len(survivors) / len(x)
+        share, n = len(survivors) / len(x), len(losses)
+        error = share * float(losses.double().std()) / math.sqrt(n) if n > 1 else None
+        return Gain(share * float(losses.mean()), error, len(survivors), n)
 
     def control(self, undefended: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[float, float, float]:
         """Return the accuracy behind 8-bit noise, the one without, and the radius of both."""
@@ -284,10 +269,11 @@ class _Trial:
 
         def correct(chunk: int) -> Tensor:
             first = chunk * batch
-            return self.kept.part(partial(right, first), "control", name, self.eps, batch, first)
+            part = x[first : first + batch], y[first : first + batch]
+            keys = ("control", name, self.eps, batch, first)
+            return self.kept.part(partial(right, *part, first), *keys, of=part)
 
-        def right(first: int) -> Tensor:
-            part, labels = x[first : first + batch], y[first : first + batch]
+        def right(part: Tensor, labels: Tensor, first: int) -> Tensor:
             point = self.points(self.attack, model, part, labels, "control", first)
             return self.score(model, point, labels, "control", first).correct
 

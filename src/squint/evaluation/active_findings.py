@@ -1,8 +1,9 @@
-"""What the active tests' measurements must be, as findings where they are not."""
+"""What the active tests measure, and what that must be, as findings where it is not."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from squint._checks import format_fraction
 from squint.evaluation.records import Finding
@@ -16,6 +17,57 @@ is sound can hang on the gradient: those left could be the ones that any attack 
 LARGEST_GAIN = 0.01
 CONTROL_LEFT = 0.05
 """Accuracy that the control may keep: an undefended network behind 8-bit noise goes to about nothing."""
+
+
+@dataclass(frozen=True)
+class ActiveTests:
+    """What the active tests of an attack on a model found; without `passed` no figure is trusted.
+
+    Attributes:
+        planted_found: planted adversarial points found.
+        planted_total: planted points of which the construction succeeded.
+        planted_tried: images in whose ball one was to be planted.
+        planted_steered: sound points of which the corner is no random one, but was found with gradients.
+        planted_draws: most draws that a planted copy averages: the model's own unless noise hid points.
+        convergence_gain: accuracy lost to twice the steps, restarts and draws; None without a doubled attack.
+        convergence_error: standard error of that, over the survivors that were tested.
+        convergence_survivors: images that the attack had not retired.
+        convergence_tested: the first of them, which twice the effort was spent on.
+        control_accuracy: accuracy left to an undefended network behind 8-bit input noise; None without one.
+        control_bare: accuracy left to it without the noise.
+        control_eps: radius of both, written as a fraction: the first of eps, 2 eps, 4 eps ... up to ½ at
+            which the network without noise keeps no more than 5 %.
+        notes: what a reader of the figure should know, in words; nothing that speaks against it.
+        passed: at least 95 % of the planted points were found, the gate was passed, and so was the control
+            where there is one.
+        findings: what failed, or could not be run.
+    """
+
+    planted_found: int
+    planted_total: int
+    planted_tried: int
+    planted_draws: int
+    convergence_gain: float | None
+    control_accuracy: float | None
+    passed: bool
+    findings: tuple[Finding, ...]
+    control_bare: float | None = None
+    control_eps: str | None = None
+    notes: tuple[str, ...] = ()
+    planted_steered: int | None = None
+    convergence_error: float | None = None
+    convergence_survivors: int | None = None
+    convergence_tested: int | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What twice the effort took, as a share of all images, and of how many that is known."""
+
+    lost: float
+    error: float | None
+    survivors: int
+    tested: int
 
 
 def judge_planted(found: int, total: int, tried: int) -> list[Finding]:

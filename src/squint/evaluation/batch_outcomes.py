@@ -18,9 +18,12 @@ from squint.attacks.gradients import AnyModel, Units, nan_reported
 from squint.attacks.modes import evaluation_mode
 from squint.ensemble import is_foreign
 from squint.evaluation.arrays import Array, read_npz, write_npz
+from squint.evaluation.provenance import maker
 
-FORMAT = 2
+FORMAT = 3
 CONFIGURATION = "configuration.json"
+_OF_DATA = ("data", "n")
+"""Entries of a configuration that say which images, and how many."""
 _SHOWN = 4
 """Images on which a model's outputs are looked at, and as many of noise."""
 _TORCH = "torch.nn."
@@ -111,14 +114,19 @@ class BatchOutcomes:
     Args:
         folder: created if it is missing.
         configuration: plain data; another configuration's folder is refused.
+        grown: images (n, ...) and labels (n,) of which the configuration has the `digest` as `data`, and n: a
+            folder of the first of them is gone on with, and is then a folder of all. None: no folder grows.
 
     Raises:
         squint.InputError: the folder belongs to another configuration or cannot be written.
     """
 
-    def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, configuration: Mapping[str, Any], grown: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         self.folder = folder
-        self.hash = digest(json.dumps(configuration, sort_keys=True))
+        fixed = dict(configuration) if grown is None else without_data(configuration)
+        self.hash = digest(json.dumps(fixed, sort_keys=True))
         wanted = {"format": FORMAT, "hash": self.hash, "configuration": dict(configuration)}
         place = folder / CONFIGURATION
         if not place.exists():
@@ -128,13 +136,19 @@ class BatchOutcomes:
         held = found.get("configuration") if isinstance(found, dict) else None
         if not isinstance(held, dict) or found.get("format") != FORMAT:
             raise InputError(f"{place} is no configuration of format {FORMAT}; choose another folder")
-        if found.get("hash") != self.hash:
-            plain = json.loads(json.dumps(dict(configuration)))
-            changed = [key for key in sorted({*plain, *held}) if plain.get(key) != held.get(key)]
-            raise InputError(
-                f"{folder} holds outcomes of another configuration, which differs in "
-                f"{', '.join(changed) or 'its hash'}; choose another folder, or remove it"
-            )
+        plain = json.loads(json.dumps(dict(configuration)))
+        changed = [key for key in sorted({*plain, *held}) if plain.get(key) != held.get(key)]
+        same = found.get("hash") == self.hash
+        if same and (grown is None or not changed):
+            return
+        if same and grown is not None and _is_of_first(held, *grown):
+            write_json(place, wanted)
+            return
+        more = f"; or go on with the {held.get('n')} images that it is of, or more" if same else ""
+        raise InputError(
+            f"{folder} holds outcomes of another configuration, which differs in "
+            f"{', '.join(changed) or 'its hash'}; choose another folder, or remove it{more}"
+        )
 
     def load(self, batch: int | str) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Return a finished batch's arrays and plain data, or None where it is still to be done."""
@@ -158,12 +172,23 @@ class BatchOutcomes:
     def save(self, batch: int | str, arrays: Mapping[str, Array], plain: Mapping[str, Any]) -> None:
         """Write one batch; its JSON file comes last, and only with it does the batch count as done."""
         write_npz(self._place(batch, "npz"), arrays)
-        note = {"hash": self.hash, "batch": batch, "arrays": digest_of(arrays), "outcome": dict(plain)}
-        write_json(self._place(batch, "json"), note)
+        note = {"hash": self.hash, "batch": batch, "arrays": digest_of(arrays), "by": maker()}
+        write_json(self._place(batch, "json"), {**note, "outcome": dict(plain)})
 
     def _place(self, batch: int | str, ending: str) -> Path:
         name = f"batch-{batch:05d}" if isinstance(batch, int) else batch
         return self.folder / f"{name}.{ending}"
+
+
+def without_data(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the entries that say which images it is of."""
+    return {key: value for key, value in configuration.items() if key not in _OF_DATA}
+
+
+def _is_of_first(held: Mapping[str, Any], images: Tensor, labels: Tensor) -> bool:
+    """Return whether a folder's configuration is of fewer images, which are the first of these."""
+    n = held.get("n")
+    return type(n) is int and 0 < n < len(images) and held.get("data") == digest(images[:n], labels[:n])
 
 
 def _called(batch: int | str) -> str:

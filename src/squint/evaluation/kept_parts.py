@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,20 @@ class KeptParts:
     ) -> None:
         self._store = None if folder is None else BatchOutcomes(folder, configuration())
 
-    def part(self, compute: Callable[[], Tensor], *keys: object) -> Tensor:
+    def part(self, compute: Callable[[], Tensor], *keys: object, of: Sequence[Tensor] = ()) -> Tensor:
         """Return a part from its files, or as `compute` gives it, which is then kept; on the CPU.
 
         Args:
             compute: gives the part.
             keys: what it is of: text and numbers, distinct from those of every other part.
+            of: images and the like that it is of; of others a part has another name.
 
         Raises:
             squint.InputError: the files are damaged or another part's.
         """
         if self._store is None:
             return compute().cpu()
-        name = _name(keys)
+        name = _name(keys, of)
         found = self._store.load(name)
         if found is not None:
             if _ARRAY not in found[0]:
@@ -57,7 +58,7 @@ class KeptParts:
         return values.cpu()
 
 
-def _name(keys: tuple[object, ...]) -> str:
-    """Return a file's name that people can read and that no other keys have."""
+def _name(keys: tuple[object, ...], of: Sequence[Tensor]) -> str:
+    """Return a file's name that people can read and that no other keys and images have."""
     text = " ".join(str(key) for key in keys)
-    return f"{re.sub('[^a-z0-9.]+', '-', text.lower())[:60]}-{digest(text)[:8]}"
+    return f"{re.sub('[^a-z0-9.]+', '-', text.lower())[:60]}-{digest(text, *of)[:16]}"

@@ -15,7 +15,7 @@ from squint import data as D
 from squint._checks import format_fraction
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import active_tests
-from squint.evaluation.batch_outcomes import digest
+from squint.evaluation.batch_outcomes import without_data
 from squint.evaluation.budgets import Budget, named_budget
 from squint.evaluation.evidence_files import evidence_of, save_evidence
 from squint.evaluation.first_rung import early_fall
@@ -28,6 +28,7 @@ from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs
 from squint.evaluation.preflight import preflight
 from squint.evaluation.preflight_runs import Probes
+from squint.evaluation.provenance import makers, mixed_code
 from squint.evaluation.records import (
     LADDER,
     NO_ACTIVE_TESTS,
@@ -106,10 +107,12 @@ def ladder_report(
     images, labels = D.collect(data, limit)
     records, outcomes = [], []
     clean = None
-    for place, radius in enumerate(radii):
+    for turn, radius in enumerate(radii):
         eps = format_fraction(radius)
+        place = None if folder is None else folder / eps.replace("/", "-")
+        judged = None if place is None else place / JUDGED
 
-        def tell(rung: str, alive: int, done: int, before: int = place * len(images)) -> None:
+        def tell(rung: str, alive: int, done: int, before: int = turn * len(images)) -> None:
             if progress is not None:
                 note = "" if rung == DONE else f"{rung}, {alive} left"
                 progress(before + done, len(images) * len(radii), note)
@@ -125,18 +128,15 @@ def ladder_report(
             resubmissions=resubmissions,
             seed=seed,
             batch_size=batch_size,
-            folder=None if folder is None else folder / eps.replace("/", "-"),
+            folder=place,
             progress=tell,
         )
         clean = result.clean.correct
         found = result.climb.points[DEPLOYED]
         held = min((run.chunk for run in result.climb.rungs if run.chunk is not None), default=None)
-        kept = KeptParts(
-            None if folder is None else folder / eps.replace("/", "-") / JUDGED,
-            partial(_judged, result.configuration, found, ceilings),
-        )
+        kept = KeptParts(judged, partial(_judged, result.configuration, ceilings))
 
-        def note(words: str, before: int = (place + 1) * len(images)) -> None:
+        def note(words: str, before: int = (turn + 1) * len(images)) -> None:
             if progress is not None:
                 progress(before, len(images) * len(radii), words)
 
@@ -146,13 +146,15 @@ def ladder_report(
         flags += nan_outputs({"clean images": result.clean, "attacked images": result.deployed})
         flags += small_sample(result.deployed) + early_fall(result.first_rung)
         flags += late_falls(result.climb.broken_by, budget.rungs)
+        made_by = makers([each for each in (place, judged) if each is not None])
+        flags += mixed_code(made_by)
         if budget.name in WHOLE_LADDERS:
             flags += moves_skipped([reason for run in result.climb.rungs for reason in run.skipped])
         tried = (*own_sources(model), *(sources or {}))
         record = _record(result, budget, system, eps, seed, tier, flags, tried)
-        record.details.update(tests)
+        record.details.update(tests, made_by=made_by)
         records.append(record)
-        if evidence is not None and not place and images.ndim == 4 and _ranks.rank() == 0:
+        if evidence is not None and not turn and images.ndim == 4 and _ranks.rank() == 0:
             save_evidence(evidence, evidence_of(result))
         outcomes.append(Outcome(LADDER, radius, result.climb.points[DEPLOYED], result.deployed.correct))
     assert clean is not None
@@ -184,6 +186,7 @@ def _flags(
     fitting = Fitting(draws=held)
     asks = {move.attack for rung in budget.rungs for move in rung.moves}
     note("preflight")
+    seen: dict[str, Any] = {}
     flags = preflight(
         model,
         data,
@@ -193,12 +196,14 @@ def _flags(
         ceilings=ceilings,
         draws=draws,
         found=None if asks & _BLACK_BOXES else found,
+        worst=found,
+        measured=seen,
         fitting=fitting,
         kept=kept,
     )
     if budget.name not in WHOLE_LADDERS:
         note("")
-        return [*flags, NO_ACTIVE_TESTS], {}
+        return [*flags, NO_ACTIVE_TESTS], {"preflight": seen}
     undefended = _undefended(sources or {})
     if undefended is None:
         flags.append(_NO_CONTROL)
@@ -223,16 +228,15 @@ def _flags(
         )
     note("")
     measured = {name: value for name, value in asdict(tests).items() if name != "findings"}
-    return [*flags, *tests.findings], {"active_tests": measured}
+    return [*flags, *tests.findings], {"preflight": seen, "active_tests": measured}
 
 
 def _judged(
-    configuration: Mapping[str, Any], found: Tensor, ceilings: Mapping[float, float | None] | None
+    configuration: Mapping[str, Any], ceilings: Mapping[float, float | None] | None
 ) -> dict[str, Any]:
-    """Return what preflight and active tests depend on: the ladder's configuration, its points and theirs."""
+    """Return what preflight and active tests depend on beside images and points, which their parts name."""
     return {
-        **configuration,
-        "found": digest(found),
+        **without_data(configuration),
         "ceilings": sorted(map(list, (ceilings or {}).items())),
         "probes": asdict(Probes()),
     }

@@ -96,7 +96,8 @@ def run_ladder(
         limit: images used, from the first; None: all.
         batch_size: images attacked at once; part of the streams' keys.
         chunk: draws whose graph is held in memory at once, halved when memory runs out; None: all.
-        folder: where each batch's outcome is written; the same configuration continues there.
+        folder: where each batch's outcome is written; the same configuration continues there, as does one
+            of more images.
         progress: callback.
 
     Raises:
@@ -116,17 +117,19 @@ def run_ladder(
     images, labels = D.collect(data, limit)
     plan = _Plan(model, radius, budget, system, dict(sources or {}), own, tries, seed, known, counts, chunk)
     configuration = _configuration(plan, images, labels, batch_size, kept=folder is not None)
-    store = None if folder is None else BatchOutcomes(Path(folder), configuration)
+    store = None if folder is None else BatchOutcomes(Path(folder), configuration, (images, labels))
     plan = replace(plan, model=frozen(model))
 
     def outcome(batch: int) -> tuple[dict[str, Array], dict[str, Any]]:
         first = batch * batch_size
-        part = None if store is None else store.load(batch)
+        x, y = images[first : first + batch_size], labels[first : first + batch_size]
+        # The last batch of few images is not that of more.
+        name = batch if len(x) == batch_size else f"batch-{batch:05d}-of-{len(x)}"
+        part = None if store is None else store.load(name)
         if part is None:
-            x, y = images[first : first + batch_size], labels[first : first + batch_size]
             part = _batch(plan, batch, x, y, first, progress)
             if store is not None:
-                store.save(batch, *part)
+                store.save(name, *part)
         if progress is not None:
             progress(DONE, 0, min(first + batch_size * _ranks.count(), len(images)))
         return part

@@ -13,6 +13,7 @@ from squint import attacks as A
 from squint._checks import need_members
 from squint._random import derive_generator
 from squint.attacks.arc import GROUPS
+from squint.attacks.geometry import step_sizes
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.budgets import Attack, Move
 from squint.evaluation.metering import Meter
@@ -119,18 +120,23 @@ def _apgd_targeted(run: _Run) -> Iterable[Tensor]:
 
 
 def _pgd(run: _Run) -> Iterable[Tensor]:
-    yield _pgd_on(run, run.model, run.steps, run.start)
+    yield _pgd_on(run, run.model, _decaying(run, run.steps), run.start)
 
 
-def _pgd_on(run: _Run, model: AnyModel, steps: int, start: Tensor | None) -> Tensor:
-    """Steps decay from eps / 4 to eps / 100: the last iterate is what a random model is judged at."""
+def _decaying(run: _Run, steps: int) -> list[float]:
+    """Return steps from eps / 4 to eps / 100: the last iterate is what a random model is judged at."""
+    return step_sizes(run.on.eps / 4, run.on.eps / 100, steps)
+
+
+def _pgd_on(run: _Run, model: AnyModel, sizes: Sequence[float], start: Tensor | None) -> Tensor:
     move, on = run.move, run.on
     return A.pgd(
         model,
         on.x,
         on.y,
-        steps=steps,
-        final_step_size=on.eps / 100 or None,
+        steps=len(sizes),
+        step_size=sizes[0] or None,
+        final_step_size=sizes[-1] or None,
         loss=_loss(run),
         temperature=move.temperature,
         adaptive_eot=move.adaptive and is_random(on.model),
@@ -147,6 +153,7 @@ def _arc(run: _Run) -> Iterable[Tensor]:
         on.y,
         steps=run.steps,
         restarts=move.runs,
+        random_start=run.start is None,
         max_classes=None if move.targets < 0 else move.targets,
         accept=move.accept,
         **run.given,
@@ -192,10 +199,13 @@ def _view_pgd(run: _Run) -> Iterable[Tensor]:
     groups = [groups[i * len(groups) // move.steps] for i in range(move.steps)] if in_turn else groups
     groups = list(dict.fromkeys(tuple(group) for group in groups))
     steps = max(1, move.steps // len(groups)) if in_turn else move.steps
+    # A path in turn is one descent: were the steps to begin anew at each layer, it would end on a long one.
+    sizes = _decaying(run, steps * len(groups) if in_turn else steps)
     point = run.start
-    for group in groups:
+    for place, group in enumerate(groups):
+        part = sizes[place * steps : (place + 1) * steps] if in_turn else sizes
         view = attacker_view(model, move.gradient, move.width_factor, layers=group)
-        point = _pgd_on(run, run.meter.counted(view), steps, point if in_turn else run.start)
+        point = _pgd_on(run, run.meter.counted(view), part, point if in_turn else run.start)
         if not in_turn:
             yield point
     if in_turn and point is not None:

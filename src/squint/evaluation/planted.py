@@ -54,6 +54,7 @@ class Planted:
         sound: where the construction holds (batch,): nine deployments in ten or more are right at the image
             and at random points of its ball, and as many are wrong at the planted point.
         draws: draws that one deployment of the copy averages.
+        steered: where gradients of a readout led to the corner (batch,); elsewhere it is random.
     """
 
     model: AnyModel
@@ -62,6 +63,7 @@ class Planted:
     points: Tensor
     sound: Tensor
     draws: int
+    steered: Tensor
 
 
 def plant(
@@ -81,9 +83,10 @@ def plant(
     the corner is steered: from the random one, steps of length eps along the sign of the gradient of the
     readout that tells the corner reached so far from the rest of the ball, whitened by the noise. That
     maximises the distance of mean features, knows no label and no loss, and shares with an attack only the
-    gradient itself; where that is missing or wrong, the corner stays as good as random. Where the noise of S
-    draws still hides it, the copy answers by the mean of more of them: an attack, which works on the mean
-    over draws of its own, has the same task.
+    gradient itself: where that is missing, the corner stays random and an attack misses it; where it is wrong
+    in one way throughout, both follow it, which planted points do not tell (`blind_spots` and
+    `gradient_flags.fidelity` do). Where the noise of S draws still hides it, the copy answers by the mean of
+    more of them: an attack, which works on the mean over draws of its own, has the same task.
 
     Args:
         model: a module in evaluation mode with a last linear layer in each of its `members`, or in itself.
@@ -99,7 +102,7 @@ def plant(
         squint.InputError: a member has no linear layer, or one that runs in few calls only.
     """
     ball, generator = Ball(x, eps), derive_generator(seed, "planted")
-    points = ball.project(ball.x + eps * _signs(x, generator))
+    points = corners = ball.project(ball.x + eps * _signs(x, generator))
     neighbours = [ball.x]
     for index in range(_NEIGHBOURS):
         corner = ball.project(ball.x + eps * _signs(x, generator))
@@ -150,7 +153,8 @@ def plant(
         others = torch.stack([correct(each, tries, 2 + i) for i, each in enumerate(elsewhere)]).mean(0)
         sound = (correct(ball.x, resubmissions, 0) >= RIGHT) & (others >= ELSEWHERE)
         sound &= correct(point, resubmissions, 1) <= 1 - WRONG
-        return Planted(cast(AnyModel, fitted), ball.x, y, point, sound, draws)
+        steered = (point != corners).flatten(1).any(1).to(sound.device)
+        return Planted(cast(AnyModel, fitted), ball.x, y, point, sound, draws, steered)
 
     first = grow(points, draws)
     if bool(first.sound.all()):

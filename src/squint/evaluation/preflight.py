@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, nan_reported
 from squint.attacks.modes import evaluation_mode
+from squint.evaluation.blind_spots import BLIND_IMAGES, LOOKS, Influence, blind_spots, influence
 from squint.evaluation.flags import above_ceilings, excesses
 from squint.evaluation.frozen import frozen
 from squint.evaluation.gradient_flags import Fidelity, fidelity, unevenly_faithful, unfaithful, zero_gradients
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
-from squint.evaluation.preflight_runs import Probes, Runs, compare
+from squint.evaluation.preflight_runs import Probes, Runs, beaten_by, compare, outcomes_of
 from squint.evaluation.records import Finding
 from squint.evaluation.scoring import deployed_draws
 from squint.evaluation.white_box import Attack, WhiteBox
@@ -49,8 +51,10 @@ def preflight(
     draws: int | None = None,
     probes: Probes | None = None,
     found: Tensor | None = None,
+    worst: Tensor | None = None,
     fitting: Fitting | None = None,
     kept: KeptParts | None = None,
+    measured: dict[str, Any] | None = None,
 ) -> list[Finding]:
     """Return the red flags of a model and of attacks on it; an empty list says that none was found.
 
@@ -76,8 +80,10 @@ def preflight(
         probes: what to spend.
         found: points (n, ...) that the white-box attack has found at eps already, in the order of `data`; it
             then runs no more at eps.
+        worst: points (n, ...) of the figure itself, in the order of `data`, which no attack here may beat.
         fitting: what is known to fit into memory, and is told what is found; None: `probes.chunk`.
         kept: outcomes of attacks that were run before, and where new ones go; None: nowhere.
+        measured: is given what was measured: shares that are left, by attack, and what gradients explain.
 
     Raises:
         squint.InputError: a value is out of range or there are fewer than 2 images.
@@ -96,12 +102,13 @@ def preflight(
     in_training = training_mode(model)
     with evaluation_mode(model), nan_reported():
         run = Runs(frozen(model), x, y, seed, draws, probes, fitting, kept)
-        if found is None:
-            white = run.attack(attack, eps, "white box")
-        else:
-            points = found[: len(x)].to(x)
-            white = run.outcome(lambda rows: points[rows], eps, "found")
+        white = run.attack(attack, eps, "white box") if found is None else run.at(found, eps)
         compared = compare(run, eps, white, sources)
+        left = outcomes_of(compared)
+        if worst is not None:
+            figure = white if worst is found else run.at(worst, eps)
+            compared += beaten_by(compared, left, figure)
+            left["the ladder"] = figure
         limits = {GREY: None, **(ceilings or {})}
         outcomes = {radius: run.at_ceiling(attack, radius, ceiling) for radius, ceiling in limits.items()}
         # Not the first: data in some order would leave whole classes out.
@@ -114,18 +121,29 @@ def preflight(
                 run.model, x[few], y[few], eps, seed=seed, draws=probes.fidelity_draws, chunk=held
             )
 
+        def seen(held: int | None) -> Influence:
+            some = few[:BLIND_IMAGES]
+            return influence(
+                run.model, x[some], y[some], eps, seed=seed, draws=probes.blind_draws, chunk=held
+            )
+
         def absent(held: int | None) -> list[Finding]:
             return zero_gradients(
                 run.model, x, y, seed=seed, draws=ZERO_DRAWS, chunk=held, batch_size=probes.batch_size
             )
 
-        rises = _rises(kept, lambda: fitting.both(run.model, faithful, probes.fidelity_draws))
+        rises = _rises(kept, lambda: fitting.both(run.model, faithful, probes.fidelity_draws), x[few], y[few])
+        unseen = _influence(kept, lambda: fitting.both(run.model, seen, probes.blind_draws), x[few], y[few])
+        if measured is not None:
+            measured["left"] = {name: float(share.mean()) for name, share in left.items()}
+            measured |= {"fidelity": asdict(rises), "influence": asdict(unseen)}
         single = [
             in_training,
             fitting.forward(model, lambda: probability_outputs(model, x[few], seed=seed)),
             fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed)),
             unfaithful(rises),
             unevenly_faithful(rises),
+            blind_spots(unseen),
         ]
         return [
             *(finding for finding in single if finding is not None),
@@ -136,12 +154,23 @@ def preflight(
         ]
 
 
-def _rises(kept: KeptParts, measure: Callable[[], Fidelity]) -> Fidelity:
+def _rises(kept: KeptParts, measure: Callable[[], Fidelity], *of: Tensor) -> Fidelity:
     def measured() -> Tensor:
         return torch.tensor(astuple(measure()), dtype=torch.float64)
 
-    values = kept.part(measured, "preflight", "fidelity").tolist()
+    values = kept.part(measured, "preflight", "fidelity", of=of).tolist()
     return replace(Fidelity(*values[:-1]), images=int(values[-1]))
+
+
+def _influence(kept: KeptParts, measure: Callable[[], Influence], *of: Tensor) -> Influence:
+    def measured() -> Tensor:
+        seen = measure()
+        looks = (*seen.effects, *seen.explained, *seen.standard_errors)
+        return torch.tensor([*looks, seen.others_explained, seen.images], dtype=torch.float64)
+
+    *looks, others, images = kept.part(measured, "preflight", "influence", of=of).tolist()
+    effects, explained, errors = (tuple(looks[i * len(LOOKS) : (i + 1) * len(LOOKS)]) for i in range(3))
+    return Influence(effects, explained, others, errors, int(images))
 
 
 def _device(model: object) -> torch.device:

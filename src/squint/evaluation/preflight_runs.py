@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +12,17 @@ from torch import Tensor
 from squint import attacks as A
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel
+from squint.evaluation.batch_outcomes import digest
+from squint.evaluation.blind_spots import BLIND_DRAWS
 from squint.evaluation.flags import Comparison, credible_share, rising
 from squint.evaluation.gradient_flags import FIDELITY_DRAWS
 from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.machine import Fitting
 from squint.evaluation.scoring import Scores, is_random, score
 from squint.evaluation.white_box import Attack, Configured, WhiteBox, holding
+
+OTHER_RADII = "PGD at eps "
+"""How outcomes at several radii are called, eps itself among them, which PGD's steps have too."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Probes:
         spsa_directions: pairs of forward passes of each SPSA gradient.
         transfer_steps: steps of the transfer attack, where there are sources.
         fidelity_draws: common draws of the gradient's fidelity.
+        blind_draws: draws by which is looked for what gradients do not see.
         resubmissions: deployments by which each outcome is scored; of 16 the draws add 0.3 points to the
             standard error over 200 images, which is 1 to 3 for what is compared.
         batch_size: images attacked at once; as many, drawn at random, are used for the gradient's fidelity
@@ -52,6 +58,7 @@ class Probes:
     spsa_directions: int = 32
     transfer_steps: int = 50
     fidelity_draws: int = FIDELITY_DRAWS
+    blind_draws: int = BLIND_DRAWS
     resubmissions: int = 16
     batch_size: int = 100
     chunk: int | None = None
@@ -91,19 +98,24 @@ class Runs:
 
         return self.outcome(found, eps, *keys)
 
+    def at(self, points: Tensor, eps: float) -> Tensor:
+        """Return the outcome at points (n, ...) of the images that were found before."""
+        points = points[: len(self.x)].to(self.x)
+        return self.outcome(lambda rows: points[rows], eps, "found", digest(points))
+
     def outcome(self, found: Callable[[slice], Tensor], *keys: object) -> Tensor:
         """Return each image's share of correct deployments (n,) at the points of every batch of rows."""
         size = self.probes.batch_size
 
-        def share(first: int) -> Tensor:
-            rows = slice(first, first + size)
-            scored = partial(self._score, found(rows), self.y[rows], first)
+        def share(rows: slice) -> Tensor:
+            scored = partial(self._score, found(rows), self.y[rows], rows.start)
             return self.fitting.forward(self.model, scored).correct
 
-        firsts = range(0, len(self.x), size)
-        return torch.cat(
-            [self.kept.part(partial(share, first), "preflight", *keys, first) for first in firsts]
-        )
+        def part(rows: slice) -> Tensor:
+            of = (self.x[rows], self.y[rows])
+            return self.kept.part(partial(share, rows), "preflight", *keys, rows.start, of=of)
+
+        return torch.cat([part(slice(first, first + size)) for first in range(0, len(self.x), size)])
 
     def _score(self, points: Tensor, labels: Tensor, first: int) -> Scores:
         # One score stream for all settings: paired differences then carry less noise.
@@ -143,7 +155,7 @@ def compare(run: Runs, eps: float, white: Tensor, sources: Sequence[AnyModel]) -
     probes, noisy = run.probes, is_random(run.model)
     usual = run.usual
     radii = sorted({min(factor * eps, 1.0) for factor in probes.eps_factors})
-    by_eps = [(f"PGD at eps {radius:.4g}", run.pgd(radius, usual)) for radius in radii]
+    by_eps = [(f"{OTHER_RADII}{radius:.4g}", run.pgd(radius, usual)) for radius in radii]
     by_steps = [(f"PGD with {steps} steps", run.pgd(eps, steps)) for steps in sorted(probes.steps)]
     by_eot = [(f"PGD with EOT {eot}", run.pgd(eps, usual, eot=eot)) for eot in sorted(probes.eot) if noisy]
     by_restarts = [
@@ -164,6 +176,20 @@ def compare(run: Runs, eps: float, white: Tensor, sources: Sequence[AnyModel]) -
             for name, black in _black_boxes(run, sources)
         ),
     ]
+
+
+def outcomes_of(compared: Sequence[Comparison]) -> dict[str, Tensor]:
+    """Return every attack's outcome (n,) by its name."""
+    pairs = [((each.lower, each.lower_correct), (each.upper, each.upper_correct)) for each in compared]
+    return dict(each for pair in pairs for each in pair)
+
+
+def beaten_by(compared: Sequence[Comparison], left: Mapping[str, Tensor], figure: Tensor) -> list[Comparison]:
+    """Return the comparisons at eps of the figure's own points with attacks that were not compared yet."""
+    known = {each.lower for each in compared if each.upper_correct is figure}
+    others = [name for name in left if name not in known and not name.startswith(OTHER_RADII)]
+    named = [name for name in others if left[name] is not figure]
+    return [Comparison("ladder_beaten", name, left[name], "the ladder", figure) for name in named]
 
 
 def _black_boxes(run: Runs, sources: Sequence[AnyModel]) -> Iterator[tuple[str, Attack]]:

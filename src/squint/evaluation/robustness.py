@@ -27,6 +27,7 @@ from squint.evaluation.kept_attacks import KeptAttacks, Part
 from squint.evaluation.ladder_report import ladder_report
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import nan_outputs, training_mode
+from squint.evaluation.preflight import ceilings_of
 from squint.evaluation.records import NO_ACTIVE_TESTS, Finding, Outcome, Record, RobustnessReport
 from squint.evaluation.scoring import RESUBMISSIONS, Scores, deployed_draws, score
 from squint.evaluation.settings import NAMED, SEED_PROTOCOL, AttackSetting, named_settings, radii_of
@@ -85,7 +86,8 @@ def evaluate(
         batch_size: images attacked at once; part of the streams' keys.
         tier: training tier of the system, for the record: A, B or C, see `ObjectiveConfig.tier`.
         sources: further models that the ladder transfers from, by name.
-        ceilings: further radii with the highest credible accuracy, for the ladder's preflight.
+        ceilings: further radii with the highest credible accuracy, for the ladder's preflight; None: those
+            that are known for the data set, by its name.
         folder: of this evaluation's own, where outcomes are kept batch by batch, so that a stopped evaluation
             goes on; None: nowhere. A ladder leaves its worst images at the first radius in
             `folder/evidence/SYSTEM.npz`, for `squint verify` and `squint break`.
@@ -125,7 +127,7 @@ def evaluate(
             batch_size=batch_size,
             tier=tier,
             sources=sources,
-            ceilings=ceilings,
+            ceilings=_ceilings(data) if ceilings is None else ceilings,
             folder=folder,
             evidence=None if folder is None else folder / "evidence" / f"{system}.npz",
             progress=None if progress is None else lambda done, total, _: progress(done, total),
@@ -282,6 +284,10 @@ def _with_rises(records: Sequence[Record], outcomes: Sequence[Outcome], clean: T
 
 def _title(attack: str, eps: str) -> str:
     return f"{attack} at eps {eps}"
+
+
+def _ceilings(data: D.Data) -> Mapping[float, float | None]:
+    return ceilings_of(data.name) if isinstance(data, D.ImageData) else {}
 
 
 def _device(model: Any) -> torch.device:

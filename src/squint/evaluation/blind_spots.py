@@ -1,0 +1,159 @@
+"""Blind spots of the gradient: elements of the image that move the outputs, and that gradients say do not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from squint._checks import check_number
+from squint._random import derive_generator, derive_seed
+from squint.attacks.geometry import Ball
+from squint.attacks.gradients import AnyModel, Units
+from squint.attacks.objectives import objective
+from squint.evaluation.records import Finding
+
+BLIND_DRAWS = 64
+BLIND_IMAGES = 32
+"""Images that preflight looks at, three times as dearly as `gradient_flags.fidelity` does."""
+LOOKS = ((0.25, 0.2), (0.5, 0.4))
+"""The least weighted quarter and half of an image's elements, each with the effect, in that of the more
+weighted half, from which hiding them would pay."""
+LEAST_EXPLAINED = 0.1
+"""What gradients must explain of that effect, as a share of what they explain of the more weighted half's."""
+_HELD, _NODES, _DIRECTIONS = 16, 4, 2
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What random steps of length eps do to the margin on the least weighted elements, look by look.
+
+    Attributes:
+        effects: root mean square of the expected margin's change over that on the more weighted half of the
+            elements; 0 where noise hides it.
+        explained: share of the change that gradients along the step add up to.
+        others_explained: the same on the more weighted half.
+        standard_errors: of `explained` less what is asked for, over images.
+        images: images that were looked at.
+    """
+
+    effects: tuple[float, ...]
+    explained: tuple[float, ...]
+    others_explained: float
+    standard_errors: tuple[float, ...]
+    images: int = 0
+
+
+def influence(
+    model: AnyModel,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    seed: int,
+    draws: int = BLIND_DRAWS,
+    chunk: int | None = None,
+) -> Influence:
+    """Return how far gradients explain what the elements do that they give the least weight.
+
+    `gradient_flags.fidelity` steps along the gradient, and so never where that is zero, and hardly where its
+    sign alone is wrong: a model that hides a part of the image from it, bit for bit the same function,
+    passes. Here steps are random corners of the ball, on the elements with the smallest |gradient| and on the
+    others. Predicted is the path integral of the gradient, actual the change of the pooled logits' margin,
+    both from draws of their own: the actual change twice, so that the product of both is an unbiased square.
+    Explained is the sum of predicted times actual over the sum of squares: 1 for a true gradient, whatever
+    its size.
+
+    Args:
+        model: in evaluation mode.
+        x: images (batch, ...), 2 or more.
+        y: labels (batch,).
+        eps: length of the steps (L∞), which are cut at [0, 1].
+        seed: of the noise and the corners.
+        draws: draws of the first gradient and of both ends of a step; a quarter of them serves each node.
+        chunk: draws whose graph is held in memory at once.
+    """
+    check_number("draws", draws, _NODES, whole=True)
+    ball, goal = Ball(x, eps), objective("mean_logits_margin", y)
+    chunk = min(chunk or _HELD, _HELD)
+    units, node = Units(model, y, draws, chunk=chunk), Units(model, y, draws // _NODES, chunk=chunk)
+    generator = derive_generator(seed, "blind spots")
+    _, start = units.gradient(ball.x, goal, derive_seed(seed, "blind spots", "weights"))
+    weights = start.nan_to_num(0.0).flatten(1).abs()
+    ranked = weights.argsort(1)
+
+    def least(share: float) -> Tensor:
+        few = ranked[:, : max(1, int(share * weights.shape[1]))]
+        return torch.zeros_like(weights, dtype=torch.bool).scatter(1, few, True).view_as(x)
+
+    def effect(where: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return, by image, predicted times actual change and the square of the actual one."""
+        explained, square = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
+        for turn in range(_DIRECTIONS):
+            keys = ("blind spots", name, turn)
+            signs = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
+            step = ball.project(ball.x + eps * signs * where) - ball.x
+            path = torch.zeros_like(explained)
+            for index in range(_NODES):
+                point = ball.x + (index + 0.5) / _NODES * step
+                _, slope = node.gradient(point, goal, derive_seed(seed, *keys, "path", index))
+                path += (slope.flatten(1) * step.flatten(1).double()).sum(1) / _NODES
+            changes = []
+            for end in range(2):
+                bank = derive_seed(seed, *keys, "ends", end)
+                here, there = (goal(units.logits(p, bank).double()) for p in (ball.x, ball.x + step))
+                changes.append(there - here)
+            explained += path * (changes[0] + changes[1]) / 2
+            square += changes[0] * changes[1]
+        return explained, square
+
+    looks = [torch.stack(effect(least(share), f"least {share}")) for share, _ in LOOKS]
+    sums = torch.stack([torch.stack(effect(~least(0.5), "others")), *looks])
+    return _influence(sums[:, :, sums.isfinite().all(0).all(0)])
+
+
+def blind_spots(measured: Influence) -> Finding | None:
+    """Return a finding if elements without weight in the gradient move the outputs and it does not know.
+
+    Both must hold in a look: the least weighted elements do much of what the others do, and gradients explain
+    little of it beside what they explain there, by two standard errors. Of an honest network the least
+    weighted quarter does a fifth and the half two fifths, and gradients explain it as well as the rest; those
+    of coarse deterministic quantizers explain little, but evenly.
+    """
+    for place, (share, least) in enumerate(LOOKS):
+        effect, explained = measured.effects[place], measured.explained[place]
+        lacking = explained - LEAST_EXPLAINED * measured.others_explained
+        if effect >= least and lacking + 2 * measured.standard_errors[place] < 0:
+            return Finding(
+                "blind_spots",
+                f"the {share:.0%} of the image that gradients weight least move outputs {effect:.2f} times "
+                f"as far as the more weighted half, and gradients explain {explained:.0%} of that, and "
+                f"{measured.others_explained:.0%} of what the half does",
+                asdict(measured),
+            )
+    return None
+
+
+def _influence(sums: Tensor) -> Influence:
+    """Return shares from (groups, 2, n), explained and square by image: of the others, then of each look."""
+    n = sums.shape[2]
+    idle = (0.0,) * len(LOOKS)
+    if n < 2 or not float(sums[0, 1].sum()) > 0:
+        return Influence(idle, idle, 0.0, idle, n)
+    total = sums.sum(2)
+    others = total[0, 0] / total[0, 1]
+    around = (sums[0, 0] - others * sums[0, 1]) / total[0, 1]
+    found = []
+    for (explained, square), whole in zip(sums[1:], total[1:], strict=True):
+        # A square that is not above its own noise says that these elements do next to nothing.
+        if not float(whole[1]) > 2 * float(square.std()) * math.sqrt(n):
+            found.append((0.0, 0.0, 0.0))
+            continue
+        share = whole[0] / whole[1]
+        errors = (explained - share * square) / whole[1] - LEAST_EXPLAINED * around
+        error = float(errors.std()) * math.sqrt(n)
+        found.append((math.sqrt(float(whole[1] / total[0, 1])), float(share), error))
+    effects, shares, errors_of = zip(*found, strict=True)
+    return Influence(effects, shares, float(others), errors_of, n)
