@@ -69,9 +69,9 @@ def test_training_goes_on_and_what_is_left_says_from_where(first: Path, tmp_path
     assert (facts["start"], facts["training_compute"]) == (str(first), None)
     text = card(results, recipe, "noisy", tmp_path / "run" / "weights" / "noisy.safetensors")
     assert f"1 epochs in {facts['training_seconds']:.0f} s, going on from the weights of `{first}`\n" in text
-    assert "seed 0, declared" in text
+    assert "seed 0\n" in text
     later = replace(recipe, seed=1, train=replace(recipe.train, seed=2))
-    assert "(of order, augmentation and noise: 3), declared" in card(results, later, "noisy", first)
+    assert "(of order, augmentation and noise: 3)\n" in card(results, later, "noisy", first)
 
 
 def test_a_stopped_one_ends_the_same(first: Path, tmp_path: Path) -> None:
