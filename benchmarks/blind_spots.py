@@ -19,19 +19,27 @@ import squint
 from squint import data as D
 from squint._checks import HasMemberLogits
 from squint._files import write_json
-from squint.evaluation.blind_spots import BLIND_IMAGES, blind_spots, influence
+from squint.evaluation.blind_spots import BLIND_DRAWS, BLIND_IMAGES, blind_spots, influence
 from squint.evaluation.frozen import frozen
 
 EPS = 5 / 255
-HIDDEN = {
-    "honest": 0.0,
-    "30 % hidden": 0.3,
-    "50 % hidden": 0.5,
-    "10 % hidden": 0.1,
-    "50 % of wrong sign": 0.5,
+CASES = {
+    "honest": (0.0, False),
+    "10 % hidden": (0.1, False),
+    "30 % hidden": (0.3, False),
+    "50 % hidden": (0.5, False),
+    "50 % of wrong sign": (0.5, True),
 }
-WRONG = "50 % of wrong sign"
-"""The case in which hidden pixels have a gradient of random sign and a millionth of its size."""
+"""Shares of the pixels of which gradients do not know, or have random signs of a millionth of the size."""
+
+
+def hidden_from_gradients(x: Tensor, hidden: Tensor, signs: Tensor | None = None) -> Tensor:
+    """Return images (n, ...) whose gradient is missing where `hidden` is 1, or tiny with these signs."""
+    shown = x * (1 - hidden) + (x * hidden).detach()
+    if signs is None:
+        return shown
+    wrong = 1e-6 * signs * hidden * x
+    return shown + wrong - wrong.detach()
 
 
 class Hiding(nn.Module):
@@ -40,9 +48,9 @@ class Hiding(nn.Module):
     def __init__(self, ens: HasMemberLogits, draws: int, share: float, wrong: bool) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.ens, self.draws, self.wrong = ens, draws, wrong
+        self.ens, self.draws = ens, draws
         self.hidden = (torch.rand(3, 32, 32, generator=generator) < share).float()
-        self.signs = torch.randint(2, (3, 32, 32), generator=generator) * 2.0 - 1
+        self.signs = torch.randint(2, (3, 32, 32), generator=generator) * 2.0 - 1 if wrong else None
 
     def member_logits(
         self,
@@ -53,10 +61,7 @@ class Hiding(nn.Module):
         stratified: bool = False,
     ) -> Tensor:
         """Return logits (draws, members, n, classes)."""
-        shown = x * (1 - self.hidden) + (x * self.hidden).detach()
-        if self.wrong:
-            other = 1e-6 * self.signs * self.hidden * x
-            shown = shown + other - other.detach()
+        shown = hidden_from_gradients(x, self.hidden, self.signs)
         return self.ens.member_logits(shown, draws, generator=generator, stratified=stratified)
 
 
@@ -75,9 +80,8 @@ def main() -> None:
         loaded = squint.load(path).eval()
         ens = cast(HasMemberLogits, frozen(loaded))
         called = f"{path.parent.parent.name}/{path.stem}"
-        for name, share in HIDDEN.items():
-            hiding = Hiding(ens, loaded.draws, share, name == WRONG)
-            model = hiding if share else ens
+        for name, case in CASES.items():
+            model = Hiding(ens, loaded.draws, *case)
             for seed in range(arguments.seeds):
                 found = influence(model, x, y, EPS, seed=seed)
                 flagged = blind_spots(found) is not None
@@ -91,7 +95,7 @@ def main() -> None:
                     f"{explained} ({found.others_explained:.0%} elsewhere){'; flagged' if flagged else ''}",
                     flush=True,
                 )
-    write_json(arguments.output, {"eps": "5/255", "n": BLIND_IMAGES, "rows": rows})
+    write_json(arguments.output, {"eps": "5/255", "n": BLIND_IMAGES, "draws": BLIND_DRAWS, "rows": rows})
 
 
 if __name__ == "__main__":

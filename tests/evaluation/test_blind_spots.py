@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from benchmarks.blind_spots import hidden_from_gradients
 from torch import Tensor, nn
 
 from squint.evaluation.blind_spots import Influence, blind_spots, influence
@@ -25,16 +28,12 @@ class Hiding(nn.Module):
     def __init__(self, net: nn.Module, share: float, tiny: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.net, self.tiny = net, tiny
-        self.seen = (torch.rand(1, 8, 8, generator=generator) >= share).float()
-        self.signs = torch.randint(2, (1, 8, 8), generator=generator) * 2.0 - 1
+        self.net = net
+        self.hidden = (torch.rand(1, 8, 8, generator=generator) < share).float()
+        self.signs = torch.randint(2, (1, 8, 8), generator=generator) * 2.0 - 1 if tiny else None
 
     def forward(self, x: Tensor) -> Tensor:
-        shown = x * self.seen + (x * (1 - self.seen)).detach()
-        if self.tiny:
-            wrong = 1e-6 * self.signs * (1 - self.seen) * x
-            shown = shown + wrong - wrong.detach()
-        logits: Tensor = self.net(shown)
+        logits: Tensor = self.net(hidden_from_gradients(x, self.hidden, self.signs))
         return logits
 
 
@@ -92,7 +91,7 @@ def test_pixels_that_do_nothing_may_be_hidden() -> None:
     weights = torch.zeros(1, 8, 8)
     weights[0, 2:6] = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     hiding = Hiding(Linear(weights), 0.5)
-    hiding.seen = (weights != 0).float()
+    hiding.hidden = (weights == 0).float()
     found = looked(hiding, classes=2)
     assert found.effects[0] == 0.0
     assert blind_spots(found) is None
@@ -120,6 +119,15 @@ def test_preflight_says_so_and_reports_what_it_measured() -> None:
     assert isinstance(left, dict)
     assert {"the white box", "FGSM", "SPSA", "Square", "PGD with 10 steps"} <= left.keys()
     assert all(0.0 <= share <= 1.0 for share in left.values())
+
+
+def test_what_was_measured_of_a_masked_model_can_be_written() -> None:
+    """The ratio of predicted and actual rise is infinite where the loss stands still."""
+    measured: dict[str, Any] = {}
+    arguments = {"eps": nets.EPS, "seed": 0, "attack": WHITE, "probes": CHEAP}
+    preflight(nets.zero_gradient(), nets.images(40), measured=measured, **arguments)  # type: ignore[arg-type]
+    assert measured["fidelity"]["ratio"] is None
+    assert json.loads(json.dumps(measured, allow_nan=False))["fidelity"] == measured["fidelity"]
 
 
 def test_a_figure_that_preflight_beats_is_found() -> None:

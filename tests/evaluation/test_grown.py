@@ -15,6 +15,7 @@ from squint.evaluation.batch_outcomes import BatchOutcomes, digest
 from squint.evaluation.budgets import tiny
 from squint.evaluation.ladder_run import run_ladder
 from squint.evaluation.provenance import code_digest, maker, makers, mixed_code
+from squint.evaluation.records import Record
 from tests.evaluation.graveyard import nets
 from tests.evaluation.ladder_models import NoisyPair, pair_data
 from tests.evaluation.test_judged_again import short, watched
@@ -76,18 +77,14 @@ def opened(folder: Path, x: torch.Tensor, y: torch.Tensor) -> BatchOutcomes:
     return BatchOutcomes(folder, {"seed": 0, "data": digest(x, y), "n": len(y)}, (x, y))
 
 
+def recorded(n: int, folder: Path | None) -> Record:
+    sources = {"plain": nets.undefended()}
+    options: dict[str, Any] = {"folder": folder, "limit": n, "batch_size": 2, "sources": sources}
+    return evaluate(nets.stochastic(), nets.images(8), 0.1, "standard", **options).records[0]
+
+
 def judged(n: int, folder: Path | None) -> dict[str, Any]:
-    report = evaluate(
-        nets.stochastic(),
-        nets.images(8),
-        0.1,
-        "standard",
-        folder=folder,
-        limit=n,
-        batch_size=2,
-        sources={"plain": nets.undefended()},
-    )
-    plain = report.records[0].to_json()
+    plain = recorded(n, folder).to_json()
     return {name: plain[name] for name in plain if name not in ("seconds", "details")} | {
         "tests": plain["details"]["active_tests"],
         "preflight": plain["details"]["preflight"],
@@ -110,17 +107,7 @@ def test_parts_of_another_code_are_a_finding(tmp_path: Path, monkeypatch: pytest
     judged(6, tmp_path)
     assert makers(list(tmp_path.rglob("judged"))) == [maker()]
     monkeypatch.setattr(provenance, "code_digest", lambda: "0123456789abcdef")
-    report = evaluate(
-        nets.stochastic(),
-        nets.images(8),
-        0.1,
-        "standard",
-        folder=tmp_path,
-        limit=8,
-        batch_size=2,
-        sources={"plain": nets.undefended()},
-    )
-    record = report.records[0]
+    record = recorded(8, tmp_path)
     assert [flag.measured for flag in record.red_flags if flag.kind == "mixed_code"] == [
         {"codes": sorted([code_digest(), "0123456789abcdef"])}
     ]

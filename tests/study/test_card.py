@@ -33,7 +33,7 @@ def test_every_scoring_rule_of_a_recorded_ladder_is_on_the_card(tmp_path: Path) 
         *(row["accuracy"] for row in details["sweep"]),
     ):
         assert f"{share:.1%}" in text
-    assert "known randomness: 35.0% (not attacked: 96.0%)" in text
+    assert "known randomness: 33.0% (not attacked: 96.0%)" in text
     assert "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in text  # SHA-256 of "abc"
 
 

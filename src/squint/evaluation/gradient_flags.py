@@ -16,7 +16,7 @@ from squint._random import derive_seed
 from squint.attacks.geometry import Ball
 from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.objectives import objective
-from squint.evaluation.records import Finding
+from squint.evaluation.records import Finding, finite
 from squint.quantize import StochasticQuantizer
 
 _HELD = 16
@@ -236,11 +236,11 @@ def unfaithful(measured: Fidelity) -> Finding | None:
         f"gradients along a step of eps predict {measured.ratio:.2f} times the rise of the expected loss; "
         f"allowed: {low} to {high}",
         {
-            "ratio": measured.ratio if math.isfinite(measured.ratio) else None,
-            "standard_error": measured.standard_error if math.isfinite(measured.standard_error) else None,
+            "ratio": finite(measured.ratio),
+            "standard_error": finite(measured.standard_error),
             "predicted": measured.predicted,
             "actual": measured.actual,
-            "at_start": measured.at_start if math.isfinite(measured.at_start) else None,
+            "at_start": finite(measured.at_start),
         },
     )
 

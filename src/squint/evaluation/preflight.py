@@ -22,7 +22,7 @@ from squint.evaluation.kept_parts import KeptParts
 from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
 from squint.evaluation.preflight_runs import Probes, Runs, beaten_by, compare, outcomes_of
-from squint.evaluation.records import Finding
+from squint.evaluation.records import Finding, finite
 from squint.evaluation.scoring import deployed_draws
 from squint.evaluation.white_box import Attack, WhiteBox
 
@@ -136,7 +136,8 @@ def preflight(
         unseen = _influence(kept, lambda: fitting.both(run.model, seen, probes.blind_draws), x[few], y[few])
         if measured is not None:
             measured["left"] = {name: float(share.mean()) for name, share in left.items()}
-            measured |= {"fidelity": asdict(rises), "influence": asdict(unseen)}
+            measured["fidelity"] = {name: finite(value) for name, value in asdict(rises).items()}
+            measured["influence"] = asdict(unseen)
         single = [
             in_training,
             fitting.forward(model, lambda: probability_outputs(model, x[few], seed=seed)),

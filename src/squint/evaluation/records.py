@@ -33,6 +33,11 @@ NO_ACTIVE_TESTS = Finding(
 )
 
 
+def finite(value: float) -> float | None:
+    """Return the value, or None for one that JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
 def attack_title(attack: str, preset: str) -> str:
     """Return the attack's name; a ladder of fewer rungs is called by that of its budget."""
     return preset if attack == LADDER and preset not in WHOLE_LADDERS else attack
