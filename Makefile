@@ -36,10 +36,11 @@ lint: .venv/test-ready
 types: .venv/test-ready
 	$(BIN)/mypy
 
-# Waiting threads sleep, so that processes side by side do not starve each other; alone, one is half as fast so.
+# As many files of tests at a time as there are cores (four at most, each holds a gigabyte or more). Waiting threads
+# sleep, so that processes side by side do not starve each other; alone, one is half as fast so.
 tests: export OMP_WAIT_POLICY ?= PASSIVE
 tests: .venv/test-ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 browser: .venv/test-ready
 	$(BIN)/python -m pytest -q -m browser tests/report

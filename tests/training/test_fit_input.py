@@ -49,7 +49,8 @@ class Exploding(torch.autograd.Function):
         (lambda _e, x, *_: {"a": x.sum()}, InputError, "do not depend on the weights"),
         (lambda e, x, *_: {"a": Exploding.apply(e(x)).sum()}, InputError, "gradient is not finite"),  # type: ignore[no-untyped-call]
     ],
-    ids=str,
+    # Functions print with their address, and processes that share out the tests must name them alike.
+    ids=["nan", "inf", "no terms", "no names", "no tensor", "images", "no weights", "infinite gradient"],
 )
 def test_objectives_that_cannot_train_are_refused(objective: Any, error: type, words: str) -> None:
     ens = ensemble()
