@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from squint.baselines import make_rival
-from squint.baselines.conversion import Wrapped, fixed_bins
+from squint.baselines.conversion import ConvertedNetwork, Wrapped, fixed_bins
 from squint.baselines.dorefa import DorefaWeight
 from squint.quantize import attacker_view, quantizers
 from tests.baselines.tiny import network
@@ -80,3 +80,14 @@ def test_an_attacker_may_look_past_the_clip() -> None:
     (seeing,) = torch.autograd.grad(attacker_view(wrapped, "identity", layers=["*on_input"])(x).sum(), x)
     assert not bool(blind.any())
     assert bool(seeing.any())
+
+
+@pytest.mark.parametrize("name", ["dorefa", "pact", "rse", "pni", "random-precision"])
+def test_a_layer_that_runs_twice_is_changed_in_both_places(name: str) -> None:
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), shared, nn.ReLU(), shared, nn.Flatten(), nn.Linear(108, 4))
+    member = make_rival(name, {}).member(net, 0)
+    places = member.network if isinstance(member, ConvertedNetwork) else member
+    assert isinstance(places, nn.Sequential)
+    assert places[1] is places[3]
+    assert places[1] is not shared

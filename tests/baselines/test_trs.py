@@ -67,6 +67,23 @@ def test_the_search_sees_the_second_half_and_raises_the_term() -> None:
     assert value(terms[True]["similarity"]) == pytest.approx(value(terms[False]["similarity"]))
 
 
+def test_the_search_stays_in_its_radius_over_several_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    reaches: list[float] = []
+
+    def spied(fixed: FixedPass, x: torch.Tensor, y: torch.Tensor, reach: float, steps: int) -> torch.Tensor:
+        reaches.append(reach)
+        return steepest_points(fixed, x, y, reach, steps)
+
+    monkeypatch.setattr("squint.baselines.trs.steepest_points", spied)
+    setup = setup_of("trs")
+    objective = make_rival("trs", {"eps": "8/255"}).objective(setup)
+    x, y = torch.full((4, 1, 1, 2), 0.5), torch.zeros(4, dtype=torch.long)
+    for step in (0, setup.total_steps // 2, setup.total_steps, 3 * setup.total_steps):
+        with noise(source()):
+            objective(members(), x, y, step)
+    assert reaches == pytest.approx([4 / 255, 6 / 255, 8 / 255, 8 / 255], rel=0.02)
+
+
 def test_a_study_without_radius_is_refused() -> None:
     with pytest.raises(InputError, match="eps is 0; rival trs allowed: above 0"):
         make_rival("trs").check(setup_of("trs", eps=0.0))

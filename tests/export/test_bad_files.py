@@ -104,6 +104,7 @@ LEVELS = "members.0.input_quantizer.level_count"
         (put("format_version", 2), "format version 2"),
         (put("format_version", "1"), "no squint configuration"),
         (put("draws", 2.5), "draws is 2.5"),
+        (put("draws", 10**12), r"draws is 1000000000000; allowed: .* 1e\+06"),
         (put("chunk", 0), "chunk is 0"),
         (pop(*M, "model"), "cannot be built"),
         (put(*M, "model", "name", "resnet9"), "member 0: model is 'resnet9'"),

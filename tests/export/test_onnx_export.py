@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import squint
+from squint import InputError
 
 from .onnx_models import digits, pair, trained
 
@@ -20,6 +21,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from squint.export.onnx import OnnxModel, export_onnx  # noqa: E402
+from squint.export.sizes import info_table  # noqa: E402
 
 
 def _optimized(path: Path, folder: Path) -> Counter[str]:
@@ -85,6 +87,36 @@ def test_the_only_difference_is_the_8_bit_output_in_front_of_the_mean(tmp_path: 
     # The mean over 2 x 2 places of codes off by half a step each, then an 8-bit quantizer.
     assert float((ours.exp() - theirs.exp()).abs().max()) < 0.05
     assert torch.allclose(theirs.exp().sum(1), torch.ones(64), atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "closer"), [("resnet8", True), ("small_cnn", False)])
+def test_a_refusal_advises_sums_in_floats_where_there_are_sums(
+    model: str, closer: bool, tmp_path: Path
+) -> None:
+    ens = trained((2,), model, activation_width=0.0)
+    # Images of noise, near which classes are close: some of 2,000 predictions change.
+    x = torch.rand(2000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="does not match the ensemble") as refusal:
+        export_onnx(ens, tmp_path / "m.onnx", images=x, saturating=False, max_disagreement=0.0)
+    assert ("integer_sums=False may be closer" in str(refusal.value)) == closer
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("bits", [(1, 1), (2, 1), (1, 2)])
+def test_biases_count_where_the_steps_are_as_large_as_they_are(bits: tuple[int, int], tmp_path: Path) -> None:
+    x = digits()[2][:256]
+    net = squint.quantize(squint.models.small_cnn(10, 1, 4), *bits, 2, width=0.0)
+    ens = squint.Ensemble([net]).eval()
+    squint.calibrate(ens, digits()[0][:256])
+    with torch.no_grad():
+        for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+            assert norm.bias is not None
+            norm.bias.uniform_(-0.2, 0.2)
+    report = export_onnx(ens, tmp_path / "m.onnx", images=x, saturating=False, max_disagreement=0.02)
+    with torch.no_grad():
+        off = (OnnxModel(report.path)(x) - ens(x)).abs()
+    # Only codes in front of the mean differ; biases rounded to whole steps of the sums moved this tenfold.
+    assert float(off.median()) < 0.005
 
 
 def test_stochastic_graphs_have_the_same_mean_and_variance(tmp_path: Path) -> None:
@@ -261,3 +293,12 @@ def test_ranges_come_from_the_images_that_are_meant_for_them(tmp_path: Path) -> 
         outputs.append(OnnxModel(report.path)(test[:32]))
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
+
+
+def test_ensembles_of_half_precision_are_exported_and_counted(tmp_path: Path) -> None:
+    x = digits()[2][:64]
+    half = copy.deepcopy(pair()).half()
+    report = export_onnx(half, tmp_path / "m.onnx", images=x, saturating=False)
+    assert report.parity is not None
+    assert next(half.parameters()).dtype == torch.float16
+    assert info_table(half, (1, 8, 8)).bit_operations == info_table(pair(), (1, 8, 8)).bit_operations

@@ -40,7 +40,9 @@ def test_the_folded_integers_compute_the_layer_and_its_normalization(bits: int) 
     folded, after = integer_weight(product, 255, False), affine(product)
     assert folded.values.dtype == np.int8
     assert folded.bits == {1: 2, 2: 2, 3: 4, 4: 4}.get(bits, 8)
-    weight = torch.from_numpy(folded.values * folded.scale[:, None, None, None].astype(np.float64))
+    weight = torch.from_numpy(
+        folded.factor * folded.values * folded.scale[:, None, None, None].astype(np.float64)
+    )
     ours = nn.functional.conv2d(x, weight, torch.from_numpy(after.shift))
     assert product.norm is not None
     layer = product.layer
@@ -62,6 +64,22 @@ def test_wide_weights_are_narrowed_only_where_they_would_saturate() -> None:
     plain = integer_weight(product, 255, False)
     difference = narrowed.values * narrowed.scale[0] - plain.values * plain.scale[0]
     assert float(np.abs(difference).max()) <= 0.5 * float(narrowed.scale[0]) * 1.0001
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("largest_input", [1, 15, 255])
+def test_biases_round_as_finely_as_8_bits_allow(bits: int, largest_input: int) -> None:
+    product = _product(bits, [1.0, 0.5])
+    weight = integer_weight(product, largest_input, False)
+    largest = weight.factor * int(np.abs(weight.values.astype(int)).max())
+    assert largest <= 127
+    assert weight.wide or 2 * largest * largest_input <= SATURATION
+    # Another doubling would leave one of the two.
+    assert 2 * largest > 127 or 4 * largest * largest_input > SATURATION
+    shift = affine(product).shift
+    accumulator = 0.1 * weight.scale.astype(np.float64)
+    bias, _ = integer_bias(shift, accumulator, weight)
+    assert float(np.abs(bias * accumulator - shift).max()) <= float(accumulator.max()) / 2
 
 
 def test_a_bias_beyond_32_bits_stands_alone() -> None:

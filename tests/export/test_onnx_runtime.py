@@ -67,6 +67,9 @@ def test_images_that_do_not_fit_are_refused(shipped: Path, tmp_path: Path) -> No
         read_images([*_files(tmp_path, 1), tmp_path / "tall.png"], 1)
     with pytest.raises(InputError, match="one file or more"):
         read_images([], 1)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"deep\.png has pixels of kind 'I;16'; allowed: 8 bits"):
+        read_images([tmp_path / "deep.png"], 1)
     with pytest.raises(InputError, match=r"the model takes \(1, 8, 8\)"):
         predict(shipped, read_images([tmp_path / "tall.png"], 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import squint
 from squint import InputError
@@ -80,6 +82,37 @@ def test_noisy_weights_and_full_precision_stay_floats() -> None:
         back = unpack(tensors, metadata)
         assert back.keys() == state.keys()
         assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and what reads it as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 4)
+        self.a, self.b, self.c = (nn.Linear(16, 16, bias=False) for _ in range(3))
+        self.b.weight = self.a.weight
+        self.table = self.c.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.b(self.a(self.first(x.flatten(1)).relu()).relu())
+        out: torch.Tensor = self.last(self.c(h) + h @ self.table)
+        return out
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(4, {"a", "b"}), (2, set())])
+def test_weights_that_layers_share_come_back_bit_for_bit(bits: int, packed: set[str]) -> None:
+    net = squint.quantize(Tied(), 4, 8, None, width=0.0, overrides={"b": {"weight_bits": bits}})
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    squint.calibrate(net, x)
+    ens = squint.Ensemble([net]).eval()
+    again = copy.deepcopy(ens)
+    tensors, metadata = pack(ens)
+    again.load_state_dict(unpack(tensors, metadata))
+    assert torch.equal(again(x), ens(x))
+    held = {name.split(".")[-2] for name in json.loads(metadata[PACKED_KEY])["weights"]}
+    # That c's weight is also read as it is keeps it in floats.
+    assert held == packed | {"first", "last"}
 
 
 def test_a_file_without_packed_weights_is_left_as_it_is() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ import squint
 from squint._checks import InputError, InputTypeError
 from squint._files import read_tensors
 from squint.ensemble import Ensemble
-from squint.models import small_cnn
+from squint.models import SmallCNN, small_cnn
 
 
 def images(batch: int = 4) -> Tensor:
@@ -171,10 +173,51 @@ def test_other_architectures_are_passed(tmp_path: Path) -> None:
         squint.load(tmp_path / "e", members=["a", "b"])  # type: ignore[list-item]
 
 
-def test_a_network_of_ours_that_was_changed_is_not_taken_for_ours(tmp_path: Path) -> None:
-    net = small_cnn(4, 1, 2)
+def _other_classes(net: SmallCNN) -> None:
     net.classifier = nn.Linear(8, 3)
-    squint.save(Ensemble([net]), tmp_path / "e")
+
+
+def _other_stride(net: SmallCNN) -> None:
+    cast(nn.Conv2d, net.conv2[0]).stride = (1, 1)
+
+
+def _other_eps(net: SmallCNN) -> None:
+    cast(nn.BatchNorm2d, net.conv2[1]).eps = 0.5
+
+
+@pytest.mark.parametrize("change", [_other_classes, _other_stride, _other_eps])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_network_of_ours_that_was_changed_is_not_taken_for_ours(
+    change: Callable[[SmallCNN], None], quantized: bool, tmp_path: Path
+) -> None:
+    net = cast(SmallCNN, small_cnn(4, 1, 2))
+    change(net)
+    member = squint.quantize(net, 3, 3, 2) if quantized else net
+    if quantized:
+        squint.calibrate(member, images(16))
+    ens = Ensemble([member]).eval()
+    squint.save(ens, tmp_path / "e")
     with pytest.raises(InputError, match=r"no network of squint\.models"):
         squint.load(tmp_path / "e")
-    assert squint.load(tmp_path / "e", members=[net])(images()).shape == (4, 3)
+    assert equal(outputs(squint.load(tmp_path / "e", members=[member])), outputs(ens))
+
+
+def test_how_statistics_are_gathered_makes_no_other_network(tmp_path: Path) -> None:
+    net = cast(SmallCNN, small_cnn(4, 1, 2))
+    cast(nn.BatchNorm2d, net.conv2[1]).momentum = None
+    squint.save(Ensemble([net]), tmp_path / "e")
+    assert torch.equal(squint.load(tmp_path / "e")(images()), Ensemble([net]).eval()(images()))
+
+
+@pytest.mark.parametrize("number", ["step", "width", "offset"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_of_a_quantizer_that_are_not_finite_are_refused(
+    number: str, value: float, tmp_path: Path
+) -> None:
+    ens = ensemble()
+    quantizer = ens.get_submodule("members.1.network.conv2.0.activation_quantizer")
+    with torch.no_grad():
+        getattr(quantizer, number).fill_(value)
+    squint.save(ens, tmp_path / "e")
+    with pytest.raises(InputError, match=rf"conv2\.0\.activation_quantizer\.{number} is not finite"):
+        squint.load(tmp_path / "e")

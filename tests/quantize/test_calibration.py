@@ -141,6 +141,24 @@ def test_a_layer_that_never_runs_is_named_and_nothing_is_set() -> None:
     assert all(q.observer is None for q in quantizers(net))
 
 
+def test_values_that_are_not_finite_leave_every_range_alone() -> None:
+    class Overflowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(x) / 0)
+            return out
+
+    net = quantize(Overflowing())
+    with pytest.raises(InputError, match=r"step is inf in b.activation_quantizer"):
+        calibrate(net, torch.rand(8, 4))
+    held = named(net)
+    assert not bool(held["a.activation_quantizer"].calibrated)
+    assert not bool(held["b.activation_quantizer"].calibrated)
+
+
 def test_an_error_inside_the_network_leaves_no_observer() -> None:
     net = quantize(Residual().train())
     with pytest.raises(RuntimeError):

@@ -140,3 +140,35 @@ class Named(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.reads(input=self.norm(x)).relu().mean((2, 3)))
         return out
+
+
+class Scaled(nn.Module):
+    """Names its head first, and scales the image by channel in the shape that broadcasts."""
+
+    def __init__(self, mixing: bool) -> None:
+        super().__init__()
+        self.head, self.conv = nn.Linear(4, 3), nn.Conv2d(2, 4, 3)
+        self.scale, self.shift = (
+            nn.Parameter(torch.full((1, 2, 1, 1), 2.0)),
+            nn.Parameter(torch.zeros(2, 1, 1)),
+        )
+        # Left in full precision: quantized layers are of exactly torch's types.
+        self.mix = _Mix(2, 2, 1) if mixing else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.conv(self.mix(x * self.scale + self.shift)).relu().mean((2, 3)))
+        return out
+
+
+class _Mix(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.filterwarnings("ignore:left in full precision")
+def test_scales_of_channels_in_any_shape_are_no_weights(mixing: bool) -> None:
+    net = quantize(Scaled(mixing), 4, 4, 2, first_last_bits=2)
+    calibrate(net, torch.rand(32, 2, 8, 8, generator=torch.Generator().manual_seed(0)))
+    quantizer = net.network.get_submodule("conv").activation_quantizer
+    assert isinstance(quantizer, StochasticQuantizer)
+    assert quantizer.covers != mixing

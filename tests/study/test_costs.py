@@ -25,6 +25,9 @@ def test_passes_of_a_step_are_counted() -> None:
     assert passes_per_step(systems["noisy"]) == 2 * 2  # members, draws
     smooth = tiny(systems={"noisy": NOISY}).systems["noisy"]
     assert passes_per_step(smooth) == 2 * 2 * 3  # the image, and two points for the penalty
+    curved = {"objective": {**NOISY["objective"], "smoothness_kind": "curvature"}}
+    # Two of the gradients are differentiated, which counts twice.
+    assert passes_per_step(tiny(systems={"noisy": curved}).systems["noisy"]) == 2 * 2 * 5
     rivals = load_recipe("study-digits").systems
     assert passes_per_step(rivals["adversarial-training"]) == 7 + 1  # attack steps, and the loss
     assert passes_per_step(rivals["empir"]) == 3

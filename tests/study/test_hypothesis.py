@@ -98,6 +98,16 @@ def test_members_start_from_the_weights_they_have_in_their_collection() -> None:
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
+def test_members_of_a_collection_are_trained_from_seeds_of_their_own() -> None:
+    plan = three()
+    seeds = {plan.seed(name, 7) for name in ("member-1", "member-2", "member-3")}
+    assert len(seeds) == 3
+    assert plan.seed("member-1", 7) == 7
+    # The same place in another collection.
+    assert plan.seed("member-4", 7) == plan.seed("member-2", 7)
+    assert seeds.isdisjoint({plan.seed(name, 8) for name in ("member-1", "member-2", "member-3")})
+
+
 def test_members_are_described_by_what_differs() -> None:
     systems = hypothesis(systems=THREE).systems
     everyone = [m for system in systems.values() for m in system.members]

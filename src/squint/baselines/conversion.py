@@ -115,8 +115,11 @@ def inner_layers(network: nn.Module) -> dict[str, nn.Module]:
 def replace_layers(
     network: nn.Module, layers: Mapping[str, nn.Module], change: Callable[[nn.Module], nn.Module]
 ) -> None:
-    """Put `change(layer)` in the place of each layer, in place."""
-    for name, layer in layers.items():
-        owner, _, own = name.rpartition(".")
-        parent = network.get_submodule(owner)
-        parent._modules[own] = change(layer)
+    """Put `change(layer)` wherever each layer stands, in place; one that runs twice stays one."""
+    new = {layer: change(layer) for layer in layers.values()}
+    # As they are before anything is replaced: what comes in holds the old layers.
+    for parent in list(network.modules()):
+        if parent not in new.values():
+            for own, child in parent._modules.items():
+                if child in new:
+                    parent._modules[own] = new[child]

@@ -107,7 +107,8 @@ class Trs(Rival):
             lengths = magnitudes(here)
             if self.adversarial:
                 half = len(x) // 2
-                reach = eps * (1 + step / max(setup.total_steps, 1)) / 2
+                # Its growth is over with the first cycle of the training.
+                reach = eps * (1 + min(step / max(setup.total_steps, 1), 1.0)) / 2
                 far = steepest_points(fixed, x[half:], y[half:], reach, self.steps).requires_grad_()
                 there = magnitudes(input_gradients(fixed.losses(far, y[half:]), far))
                 lengths = torch.cat([lengths[:half], there])

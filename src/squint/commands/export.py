@@ -128,7 +128,7 @@ def export_path(options: ExportOptions) -> Exported:
                 robustness=_headline(target),
             )
     except ParityError as error:
-        ways = "" if error.sampled or not options.integer_sums else "--no-integer-sums may be closer, "
+        ways = "--no-integer-sums may be closer, " if error.integer_sums else ""
         ways += "" if error.sampled else "--max-disagreement allows more, "
         raise InputError(
             f"the exported graph does not match the ensemble: {error.problem}; {ways}"

@@ -15,11 +15,9 @@ from squint._checks import InputError, check_number, describe
 from squint._memory import is_out_of_memory
 from squint._random import derive_generator
 from squint.data.dataset import ImageData, Splits, hold_out
-from squint.data.pictures import open_picture
+from squint.data.pictures import GRAY_MODES, open_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_GRAY_MODES = frozenset({"1", "L", "LA", "La"})
-_COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"})
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,7 @@ def _survey(paths: list[Path], size: tuple[int, int] | None) -> tuple[bool, tupl
     first: tuple[int, int] | None = None
     for path in paths:
         with open_picture(path) as image:
-            if image.mode not in _GRAY_MODES | _COLOUR_MODES:
-                raise InputError(
-                    f"{path} has pixels of kind {image.mode!r}; allowed: 8 bits a channel, gray or colour"
-                )
-            gray = gray and image.mode in _GRAY_MODES
+            gray = gray and image.mode in GRAY_MODES
             found = (image.height, image.width)
         first = first or found
         if size is None and found != first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from squint.export.packing import pack, unpack
 from squint.models import build, spec_of
 from squint.quantize import QuantizedNetwork, StochasticQuantizer, quantize
 from squint.quantize.functional import GRADIENTS
+from squint.quantize.layers import QUANTIZED
 from squint.quantize.quantizer import ROUNDINGS
 from squint.zoo import resolved, weights
 
 FORMAT_VERSION = 1
 _KEY = "squint"
+_MOST_DRAWS = 10**6
+_MOMENTUM = re.compile(r"momentum=[^,]*")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -77,13 +81,26 @@ def _fitting_spec(network: nn.Module, rival: Mapping[str, Any] | None) -> dict[s
     spec = spec_of(network.network if isinstance(network, ConvertedNetwork) else network)
     if spec is None:
         return None
-    return spec if _held(network) == _shapes(spec, rival) else None
+    fresh = _unallocated(spec, rival)
+    same = _held(network) == _held(fresh) and _layers(network) == _layers(fresh)
+    return spec if same else None
 
 
-def _shapes(spec: Mapping[str, Any], rival: Mapping[str, Any] | None) -> dict[str, torch.Size]:
-    """Return the shapes of a network's state, but its quantizers', without allocating it."""
+def _unallocated(spec: Mapping[str, Any], rival: Mapping[str, Any] | None) -> nn.Module:
+    """Return the network that a file describes without memory for its weights."""
     with torch.device("meta"):
-        return _held(_converted(build(spec), rival))
+        return _converted(build(spec), rival)
+
+
+def _layers(network: nn.Module) -> dict[str, tuple[type[nn.Module], str]]:
+    """Return kind and settings of every layer by name, of a quantized one those that it had before."""
+    plain = {quantized: kind for kind, quantized in QUANTIZED.items()}
+    return {
+        # How statistics are gathered changes nothing that is computed from them.
+        name: (plain.get(type(layer), type(layer)), _MOMENTUM.sub("", layer.extra_repr()))
+        for name, layer in network.named_modules()
+        if not isinstance(layer, StochasticQuantizer)
+    }
 
 
 def _held(network: nn.Module) -> dict[str, torch.Size]:
@@ -166,7 +183,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     for key in ("draws", "chunk"):
         if type(config.get(key)) is not int:
             raise InputError(f"{path}: {key} is {config.get(key)!r}; allowed: a whole number")
-        check_number(f"{path}: {key}", config[key], 1)
+        check_number(f"{path}: {key}", config[key], 1, _MOST_DRAWS)
     return dict(config)
 
 
@@ -182,7 +199,7 @@ def _member(place: int, entry: Any, given: nn.Module | None, tensors: Mapping[st
     else:
         # Before anything of the declared size is allocated, the file must hold weights of that size.
         prefix = f"members.{place}." + ("" if settings is None else "network.")
-        for name, shape in _shapes(spec, rival).items():
+        for name, shape in _held(_unallocated(spec, rival)).items():
             _check_shape(prefix + name, shape, tensors.get(prefix + name))
         # Building draws initial weights: torch's global generator is put back where it was.
         with torch.random.fork_rng(devices=[]):
@@ -216,6 +233,9 @@ def _check_state(path: Path, ens: Ensemble, tensors: Mapping[str, Tensor]) -> No
             raise InputError(f"{path}: {name} is {tensors[name].dtype}; allowed: {_words(kinds)}")
     for name, quantizer in _named_quantizers(ens).items():
         check_number(f"{path}: {name}.level_count", int(tensors[f"{name}.level_count"]), 2, 2**quantizer.bits)
+        for number in ("step", "width", "offset"):
+            if not bool(tensors[f"{name}.{number}"].isfinite().all()):
+                raise InputError(f"{path}: {name}.{number} is not finite")
 
 
 def _check_shape(name: str, expected: torch.Size, stored: Tensor | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -69,8 +70,9 @@ def pack(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     A weight behind a still weight quantizer becomes its levels. What training moved below the rounding is
     gone: the module that comes back computes the same outputs, and training starts from the rounded weights.
-    Noisy weights depend on what lies below the rounding and stay floats. Single numbers are joined into one
-    tensor of each type, since their names and places would take more room than they do.
+    Noisy weights depend on what lies below the rounding and stay floats, and so do weights that several
+    layers share where not all of them round alike. Single numbers are joined into one tensor of each type,
+    since their names and places would take more room than they do.
 
     Returns:
         Tensors by name, and text metadata.
@@ -154,10 +156,26 @@ def _grid(step: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
 
 def _packable(module: nn.Module) -> Iterator[tuple[str, nn.Module, StochasticQuantizer]]:
     """Yield (name prefix, layer, weight quantizer) of every layer whose weight is a fixed set of levels."""
+    found: dict[int, list[tuple[str, nn.Module, StochasticQuantizer]]] = {}
     # Under every name: a layer that a network uses twice is stored twice.
     for name, layer in module.named_modules(remove_duplicate=False):
         quantizer = getattr(layer, "weight_quantizer", None)
         if isinstance(quantizer, StochasticQuantizer) and isinstance(getattr(layer, "weight", None), Tensor):
             still = not isinstance(quantizer.width, nn.Parameter) and float(quantizer.width) == 0
             if still and cast(Tensor, layer.weight).dtype == torch.float32:
-                yield (f"{name}." if name else ""), layer, quantizer
+                entry = (f"{name}." if name else ""), layer, quantizer
+                found.setdefault(id(layer.weight), []).append(entry)
+    uses = Counter(id(each) for _, each in module.named_parameters(remove_duplicate=False))
+    for key, entries in found.items():
+        first = entries[0][2]
+        # Whoever else holds the same parameter would be handed what these quantizers round it to.
+        if uses[key] == len(entries) and all(_same_grid(quantizer, first) for *_, quantizer in entries):
+            yield from entries
+
+
+def _same_grid(a: StochasticQuantizer, b: StochasticQuantizer) -> bool:
+    return (
+        (a.bits, a.levels) == (b.bits, b.levels)
+        and torch.equal(a.offset, b.offset)
+        and torch.equal(a.step.detach(), b.step.detach())
+    )

@@ -42,14 +42,15 @@ class ParityError(InputError):
     Attributes:
         problem: what differs, in one clause.
         sampled: whether the graph draws noise.
+        integer_sums: whether it adds residual branches in 8-bit codes, and may be closer without.
     """
 
-    def __init__(self, problem: str, sampled: bool) -> None:
-        closer = "" if sampled else "integer_sums=False may be closer, "
+    def __init__(self, problem: str, sampled: bool, integer_sums: bool) -> None:
+        closer = "integer_sums=False may be closer, " if integer_sums else ""
         super().__init__(
             f"the exported graph does not match the ensemble: {problem} ({closer}force=True writes it)"
         )
-        self.problem, self.sampled = problem, sampled
+        self.problem, self.sampled, self.integer_sums = problem, sampled, integer_sums
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def check_parity(
     *,
     rounding: str,
     max_disagreement: float = 0.02,
+    integer_sums: bool = False,
     force: bool = False,
 ) -> Parity:
     """Return how the graph compares with the ensemble, or refuse it.
@@ -128,6 +130,7 @@ def check_parity(
         labels: (n,) their labels.
         rounding: "nearest" compares predictions, "sample" mean and variance over draws.
         max_disagreement: largest share of images whose deterministic prediction may change.
+        integer_sums: whether the graph has residual sums in 8-bit codes, for the advice.
         force: report a difference instead of raising.
 
     Raises:
@@ -148,7 +151,7 @@ def check_parity(
     )
     problem = next((p for p in (c.problem(max_disagreement) for c in comparisons) if p), None)
     if problem and not force:
-        raise ParityError(problem, sampled)
+        raise ParityError(problem, sampled, integer_sums)
     scores = ours.double().exp().mean(0) if sampled else ours
     return Parity(rounding, len(images), _accuracy(scores, labels), comparisons)
 

@@ -184,7 +184,7 @@ def _steps(quantizer: StochasticQuantizer | None) -> int:
 
 def _multiplications(member: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     """Return the multiply-accumulates of each layer of the member's network, for one image."""
-    twin = copy.deepcopy(member).cpu().eval()
+    twin = copy.deepcopy(member).cpu().float().eval()
     set_rounding(twin, "nearest")
     network = twin.network if isinstance(twin, QuantizedNetwork) else twin
     channels = (spec_of(network) or {}).get("in_channels", shape[0])

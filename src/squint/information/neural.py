@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +14,6 @@ from squint.information._inputs import check_pair
 
 Critic = Callable[[Tensor, Tensor], Tensor]
 """Scores (n, n) for (n, d1) and (n, d2): entry (i, j) is for row i of the first and row j of the second."""
-
-
-class FittedCritic(Protocol):
-    """A critic that `fit_critic` can train."""
-
-    def __call__(self, z1: Tensor, z2: Tensor, /) -> Tensor:
-        """Return scores (n, n)."""
-        ...
-
-    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Return what training minimises, a scalar."""
-        ...
-
-    def parameters(self) -> object:
-        """Return the parameters."""
-        ...
 
 
 def infonce(z1: Tensor, z2: Tensor, critic: Critic) -> Tensor:

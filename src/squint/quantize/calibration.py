@@ -15,7 +15,9 @@ from squint._random import noise
 from squint.quantize.layers import QuantizedLayer
 from squint.quantize.modes import quantizers
 from squint.quantize.observer import RangeObserver, best_step, covering_step
-from squint.quantize.quantizer import StochasticQuantizer
+from squint.quantize.quantizer import StochasticQuantizer, check_step
+
+_PRODUCTS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
 
 
 def calibrate(net: nn.Module, images: Tensor, *, missing: bool = False) -> None:
@@ -33,7 +35,8 @@ def calibrate(net: nn.Module, images: Tensor, *, missing: bool = False) -> None:
         missing: leave the ranges alone that quantizers have already.
 
     Raises:
-        squint.InputError: the images are not in [0, 1], or a layer never ran; then no range is changed.
+        squint.InputError: the images are not in [0, 1], a layer never ran, or its values are not finite; then
+            no range is changed.
     """
     check_images(images)
     cover_readers(net, images)
@@ -43,13 +46,18 @@ def calibrate(net: nn.Module, images: Tensor, *, missing: bool = False) -> None:
     unseen = [quantizer.name for quantizer, observer in wanted.items() if not observer.seen]
     if unseen:
         raise InputError(f"{', '.join(unseen)} saw no value: the layer did not run on these images")
+    grids = []
     for quantizer, observer in wanted.items():
         levels = 2**quantizer.bits
         lowest = -float(levels // 2) if observer.signed else 0.0
         choose, values = (
             (covering_step, observer.ends()) if quantizer.covers else (best_step, observer.values())
         )
-        quantizer.set_grid(choose(values[None], lowest, levels)[0], lowest, levels)
+        step = choose(values[None], lowest, levels)[0]
+        check_step(step, quantizer.name)
+        grids.append((quantizer, step, lowest, levels))
+    for quantizer, step, lowest, levels in grids:
+        quantizer.set_grid(step, lowest, levels)
 
 
 def cover_readers(net: nn.Module, images: Tensor) -> None:
@@ -68,7 +76,17 @@ def cover_readers(net: nn.Module, images: Tensor) -> None:
     if not layers:
         return
     own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    weights = [p for p in net.parameters() if p.ndim > 1 and id(p) not in own and p.is_floating_point()]
+    products = {
+        id(p) for module in net.modules() if isinstance(module, _PRODUCTS) for p in module.parameters(False)
+    }
+    weights = [
+        p
+        for p in net.parameters()
+        # Scales of channels may be shaped to broadcast: (1, channels, 1, 1).
+        if p.is_floating_point()
+        and id(p) not in own
+        and (p.ndim > 1 if id(p) in products else sum(size > 1 for size in p.shape) > 1)
+    ]
     looked = images[:2].detach().clone()
     readers = _reached(net, layers, looked, [looked]) - _reached(net, layers, looked, weights)
     for quantizer in readers:

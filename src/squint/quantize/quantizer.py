@@ -158,8 +158,7 @@ class StochasticQuantizer(nn.Module):
             squint.InputError: a step is not above 0 and finite.
         """
         value = step.detach()
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise InputError(f"step is {float(value.min()):g} in {self.name}; allowed: finite, above 0")
+        check_step(value, self.name)
         with torch.no_grad():
             if self.step.shape != value.shape:
                 self._resize_step(value.shape)
@@ -283,3 +282,9 @@ class StochasticQuantizer(nn.Module):
         if k is None:
             return clipped
         return clipped + noise_values(k, self.noise, self.levels, values.dtype) * (width * step)
+
+
+def check_step(step: Tensor, name: str) -> None:
+    """Raise `InputError` where the step of the quantizer that is called `name` is not above 0 and finite."""
+    if not bool(((step > 0) & step.isfinite()).all()):
+        raise InputError(f"step is {float(step.min()):g} in {name}; allowed: finite, above 0")

@@ -11,28 +11,13 @@ from typing import Any
 
 from squint._checks import InputError, check_number, parse_fraction, shown
 from squint._files import read_text
+from squint.evaluation.detection.separation import Separation
 from squint.report.fields import Fields, Interval
 from squint.report.results import Flag, parse_flag
 
 FORMAT_VERSION = 1
 CLEAN = "clean, correct"
 """Name of the negatives among the histograms' sets."""
-
-
-@dataclass(frozen=True)
-class Area:
-    """How well a score separates a set of deployments from correct clean ones."""
-
-    auroc: float
-    auroc_ci95: Interval
-    aupr: float
-    aupr_ci95: Interval
-    tpr_at_5_fpr: float
-    tpr_at_5_fpr_ci95: Interval
-    tpr_at_1_fpr: float
-    tpr_at_1_fpr_ci95: Interval
-    positives: int
-    negatives: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +31,7 @@ class Attacked:
     error: float
     evasion: float
     evasion_ci95: Interval
-    area: Area | None
+    area: Separation | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ class Detected:
     clean_false_alarms_ci95: Interval
     clean_accepted_accuracy: float
     attacks: tuple[Attacked, ...]
-    controls: Mapping[str, Area | None]
+    controls: Mapping[str, Separation | None]
     adaptive_auroc: float | None
     non_adaptive_auroc: float | None
     accuracy: float
@@ -216,11 +201,11 @@ def _attack(f: Fields) -> Attacked:
     )
 
 
-def _area(f: Fields, key: str) -> Area | None:
+def _area(f: Fields, key: str) -> Separation | None:
     if f.data.get(key) is None:
         return None
     part = Fields(f.data[key], f"{f.where}: {key}")
-    return Area(
+    return Separation(
         part.number("auroc", 0, 1),
         part.interval("auroc_ci95"),
         part.number("aupr", 0, 1),

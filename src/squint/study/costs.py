@@ -13,9 +13,11 @@ from squint.study.config import RecipeConfig, SystemConfig
 def passes_per_step(system: SystemConfig) -> int:
     """Return the forward passes of one training step, each of one member under one draw over the batch.
 
-    The gradient of a pass is counted with it. Smoothness looks at two further points; a rival knows its own.
+    The gradient of a pass is counted with it. Smoothness looks at two further points, and where it measures
+    curvature differentiates their gradients, which counts twice; a rival knows its own.
     """
-    points = 3 if system.objective.smoothness > 0 else 1
+    objective = system.objective
+    points = (5 if objective.smoothness_kind == "curvature" else 3) if objective.smoothness > 0 else 1
     defence = system.defence
     members = defence.member_count(len(system.members))
     return points * defence.passes_per_step(members, system.training_draws)

@@ -23,6 +23,7 @@ from itertools import combinations
 
 from squint import data as D
 from squint._checks import InputError
+from squint._random import derive_seed
 from squint.ensemble import Ensemble
 from squint.evaluation.budgets import Budget
 from squint.evaluation.settings import AttackSetting
@@ -75,6 +76,11 @@ class Plan:
         collection, place = self.starts[name]
         members = build_system(self.source, collection, train).members
         return Ensemble([members[place]], self.recipe.systems[name].draws)
+
+    def seed(self, name: str, seed: int) -> int:
+        """Return the seed of a member's training: members of a collection share neither noise nor batches."""
+        place = self.starts[name][1]
+        return seed if place == 0 else derive_seed(seed, "member", place)
 
     def setting(self, name: str, setting: AttackSetting) -> AttackSetting:
         """Return an attack with as many passes per gradient for every system."""

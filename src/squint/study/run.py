@@ -57,12 +57,13 @@ class Study:
         if self.plan is not None and name in self.plan.parts:
             return self._put_together(name, self.plan.parts[name])
         recipe, system = self.recipe, self.recipe.systems[name]
+        seed = recipe.train.seed + recipe.seed
         config = replace(
             recipe.train,
             epochs=epochs_of(recipe, name),
             objective=system.objective,
             draws=system.training_draws,
-            seed=recipe.train.seed + recipe.seed,
+            seed=self.plan.seed(name, seed) if self.plan else seed,
         )
         ens = (
             self.plan.built(name, self.data.train)

@@ -130,7 +130,7 @@ class _Member:
         if quantized.wide:
             self.to.wide.append(product.name)
         g = self.graph
-        stored = g.narrow_integers(quantized.values, quantized.bits)
+        stored = g.narrow_integers(quantized.values, quantized.bits, quantized.factor)
         w = g.dequantize_channels(stored, quantized.scale, "int8")
         b = g.dequantize_channels(g.constant(bias, "int32"), accumulator, "int32")
         y = self.rectified(product, self.apply(product.layer, x, w, b))

@@ -1,4 +1,4 @@
-"""Integer weights with batch normalization folded into their scales, which for integers is exact."""
+"""Integer weights with batch normalization folded into their scales, and biases in their sums' steps."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Affine:
 
 @dataclass(frozen=True)
 class IntegerWeight:
-    """weight = scale * values, the normalization included.
+    """weight = scale * factor * values, the normalization included.
 
     Attributes:
         values: int8, shaped like the layer's weight.
+        factor: power of two that the graph multiplies them by, so that biases round finely.
         scale: (output channels,), float32, above 0.
         bits: width in which the values are stored: 2, 4 or 8.
         narrowed: whether 8-bit values were rounded to 7 bits.
@@ -42,6 +43,7 @@ class IntegerWeight:
     """
 
     values: Array
+    factor: int
     scale: Array
     bits: int
     narrowed: bool
@@ -86,10 +88,21 @@ def integer_weight(
     if narrowed:
         values = np.rint(values * (NARROW / used))
         scale = scale * (used / NARROW)
+    factor = 1 if wide else _finest(int(used), largest_input)
+    scale = (scale / factor).astype(np.float32)
     bits = stored_bits(largest, least_bits)
-    return IntegerWeight(
-        values.astype(np.int8), scale.astype(np.float32), bits, narrowed, wide and not narrowed
-    )
+    return IntegerWeight(values.astype(np.int8), factor, scale, bits, narrowed, wide and not narrowed)
+
+
+def _finest(largest: int, largest_input: int) -> int:
+    """Return the largest power of two that 8-bit weights can be multiplied by.
+
+    A bias is a whole number of the accumulator's steps, input step times weight scale, and at 1 or 2 bits
+    these are as large as biases are. In multiples of the weights they become finer; a power of two changes
+    no weight. Pairs of products stay within the 16 bits that some CPUs add them in.
+    """
+    room = min(127, SATURATION // (2 * largest_input)) // max(largest, 1)
+    return 1 << (max(room, 1).bit_length() - 1)
 
 
 def stored_bits(largest: int, least: int = 2) -> int:

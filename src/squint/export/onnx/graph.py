@@ -38,12 +38,20 @@ class Graph:
             self.initializers.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
 
-    def narrow_integers(self, values: Array, bits: int) -> str:
-        """Return int8 values that are stored in 2, 4 or 8 bits each."""
+    def narrow_integers(self, values: Array, bits: int, factor: int = 1) -> str:
+        """Return int8 values times a whole number, where the values are stored in 2, 4 or 8 bits each."""
         name = f"weight_{len(self.initializers)}"
+        if bits == 8:
+            values, factor = values * factor, 1
         content, kind = _packed(values, bits), NARROW_TYPES[bits]
         self.initializers.append(helper.make_tensor(name, kind, values.shape, content, raw=True))
-        return name if bits == 8 else self.add("Cast", name, to=TensorProto.INT8)
+        if bits == 8:
+            return name
+        if factor > 1:
+            # Constants all: the runtime computes them once. It multiplies no 8-bit integers.
+            wide = self.add("Cast", name, to=TensorProto.INT32)
+            name = self.add("Mul", wide, self.constant(factor, "int32"))
+        return self.add("Cast", name, to=TensorProto.INT8)
 
     def quantize(self, x: str, step: float, zero_point: int, levels: int = 256) -> str:
         """Return uint8 codes: round(x / step) + zero_point, kept within 0 .. levels - 1."""

@@ -58,7 +58,7 @@ def prepare(ens: Ensemble, rounding: str = "nearest", opset: int | None = None) 
         raise InputTypeError(f"export_onnx needs a squint.Ensemble, got {type(ens).__name__}")
     if isinstance(ens, VotingEnsemble):
         raise InputError("the ensemble deploys its members' vote; allowed: those of the mean probability")
-    twin = copy.deepcopy(ens).cpu().eval()
+    twin = copy.deepcopy(ens).cpu().float().eval()
     own = _rounding(twin)
     set_rounding(twin, rounding)
     plans = plan_ensemble(twin)

@@ -212,7 +212,8 @@ def read_images(paths: Sequence[str | Path], channels: int) -> Tensor:
         channels: 1 (grey) or 3 (colour).
 
     Raises:
-        squint.InputError: no file, one that is no image, or sizes that differ.
+        squint.InputError: no file, one that is no image or has more than 8 bits a channel, or sizes that
+            differ.
     """
     if not paths:
         raise InputError("images is empty; allowed: one file or more")

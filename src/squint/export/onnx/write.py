@@ -76,8 +76,9 @@ def export_onnx(
 
     The graph takes `images` (batch, channels, height, width) in [0, 1], any batch size, and gives
     `log_probability` (batch, classes), the logarithm of the mean probability over members and draws. Batch
-    normalization is folded into the integer weights' scales, which is exact; outputs that a sum or noise
-    follows pass through 8-bit codes, the only approximation (and 7-bit weights, see `saturating`).
+    normalization is folded into the integer weights' scales, which is exact. What is approximate: outputs
+    that a sum or noise follows pass through 8-bit codes, biases are whole numbers of the finest steps that
+    8-bit weights leave them, and weights may have 7 bits (see `saturating`).
 
     Args:
         ens: a calibrated ensemble of networks of `squint.models`, or of `torch.nn.Sequential`; not changed.
@@ -139,6 +140,7 @@ def export_onnx(
             labels,
             rounding=prepared.rounding,
             max_disagreement=max_disagreement,
+            integer_sums=integer_sums and prepared.rounding == "nearest" and bool(_sums(plans)),
             force=force,
         )
     if detector_images is not None:
@@ -210,7 +212,7 @@ def measured_ranges(
 
     products = [product for plan in plans for product in plan.products()]
     handles = [watch(p.name, p.layer if p.norm is None else p.norm, p.relu) for p in products]
-    blocks = [step for plan in plans for step in plan.steps if isinstance(step, Residual) and sums]
+    blocks = _sums(plans) if sums else []
     handles += [watch(block.name, block.block, True) for block in blocks]
     try:
         with noise(torch.Generator().manual_seed(0)):
@@ -220,6 +222,10 @@ def measured_ranges(
         for handle in handles:
             handle.remove()
     return ranges
+
+
+def _sums(plans: Sequence[MemberPlan]) -> list[Residual]:
+    return [step for plan in plans for step in plan.steps if isinstance(step, Residual)]
 
 
 def _check_examples(images: Tensor | None, labels: Tensor | None, **others: Tensor | None) -> None:
