@@ -17,7 +17,9 @@ session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 card = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 mode = {1: "L", 3: "RGB"}[session.get_inputs()[0].shape[1]]
 for path in sys.argv[2:]:
-    pixels = np.atleast_3d(np.asarray(Image.open(path).convert(mode), dtype=np.float32) / 255)
+    image = Image.open(path)
+    assert image.mode[0] not in "IF", f"{path} has more than 8 bits a channel, which would be clipped"
+    pixels = np.atleast_3d(np.asarray(image.convert(mode), dtype=np.float32) / 255)
     outputs = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
     label = int(outputs[0][0].argmax())
     name = card["class_names"][label] if card["class_names"] else label

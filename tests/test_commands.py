@@ -169,10 +169,30 @@ def test_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("info", run, "--image-shape", 3, 32), "image_shape is (3, 32); allowed: (channels, height, width)"),
         (("info", run, "--image-shape", 3, 8, 8), "allowed for this network: (1, height, width)"),
         (("info", coloured), "(3, height, width); name another with --image-shape"),
+        (("break", run, mine, "--system", "noisy", "--seed", -5), "seed is -5; allowed: a whole number"),
+        (("verify", run, "--seed", -5), "seed is -5"),
+        (("attack", run, "--seed", -5), "seed is -5"),
+        (("verify", run, "--output", tmp_path), "which is a folder; allowed: a file"),
+        (("attack", run, "--output", tmp_path), "which is a folder; allowed: a file"),
+        (("attack", run, "--output", weights / "a.json"), "is not a folder that can be written into"),
+        (("break", run, mine, "--system", "noisy", "--output", weights / "a.json"), "cannot write"),
+        (("export", run, "--system", "noisy", "--output", tmp_path / "m.txt"), "a file that ends in .onnx"),
         (("export", run, "--rounding", "up"), "--rounding is 'up'; allowed: nearest, sample"),
         (("export", run, "--system", "x"), "system is 'x'; allowed: plain, noisy"),
     ):  # fmt: skip
         assert message in refused(capsys, *words), words
+
+
+def test_evidence_of_another_system(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, record = challenge(tmp_path / "mine.npz", 8 / 255), run / "evidence" / "noisy.npz"
+    plain = run / "weights" / "plain.safetensors"
+    assert "is evidence of noisy" in refused(capsys, "verify", record, "--model", plain)
+    assert "allowed for plain: its own" in refused(capsys, "break", plain, file, "--record", record)
+    alone = tmp_path / "mine.safetensors"
+    alone.write_bytes((run / "weights" / "noisy.safetensors").read_bytes())
+    # Outside of a run weights may have been called anything: whose record it is, is said.
+    out = done(capsys, "break", alone, file, "--eps", "24/255", "--record", record)
+    assert "on the record's, of noisy, difference" in out
 
 
 def test_evidence_of_a_system_that_is_not_there(

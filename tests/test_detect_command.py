@@ -109,7 +109,7 @@ def test_data_are_read_from_where_the_command_says(run: Path, tmp_path: Path) ->
         (("--calibration", "100000"), "calibration is 100000"),
         (("--scores", "all", "entropy"), "score is 'all'"),
         (("--step-size", "1/0"), "step_size is '1/0'"),
-        (("--eot", "0"), "eot is 0"),
+        (("--images", "100000"), "images is 100000; allowed: a whole number in [1, "),
     ],
 )
 def test_bad_options_are_named(
@@ -133,6 +133,10 @@ def test_what_can_be_refused_is_refused_before_the_data_are_read(
         (("--resubmissions", "0"), "resubmissions is 0"),
         (("--draws", "0"), "draws is 0"),
         (("--strength", "6"), "strength is 6"),
+        (("--eot", "0"), "eot is 0; allowed for noisy: a multiple of its draws"),
+        (("--eot", "5"), "eot is 5; allowed for noisy: a multiple of its draws"),
+        (("--steps", "2"), "steps is 2; allowed: a whole number in [3, "),
+        (("--steps", "7", "--adaptive", "lagrangian"), "steps is 7; allowed: a whole number in [8, "),
         (("--false-alarm-rate", "1"), "false_alarm_rate is 1.0; allowed: a number in (0, 1)"),
         (("--eps", "5/0"), "eps is '5/0'"),
         (("--step-size", "0"), "step_size is 0"),

@@ -122,6 +122,20 @@ def remove_leftovers(folder: Path) -> None:
         remove_file(entry)
 
 
+def check_output(path: Path | None) -> None:
+    """Raise `InputError` where a file could not be written at the end of long work; None is no file.
+
+    Looks at what is there, and makes nothing.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"output is {path}, which is a folder; allowed: a file")
+    place = next(each for each in path.absolute().parents if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {place} is not a folder that can be written into")
+
+
 def _make_folder(folder: Path) -> None:
     """Make a folder and those above it; their names are on the disk afterwards."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from squint import __version__, _ranks
 from squint._checks import InputError, check_choice, printable
-from squint._files import write_json
+from squint._files import check_output, write_json
 from squint.commands.break_ import BreakOptions, break_model
 from squint.commands.compare import CompareOptions, compare
 from squint.commands.detect import DetectOptions, detect_run
@@ -184,6 +184,7 @@ def _attack(words: list[str], screen: _Screen) -> int:
     if any(word.endswith(".onnx") for word in words):
         return _attack_shipped(words, screen)
     command = parsed(_AttackCommand, words, "squint attack", description=AttackOptions.__doc__)
+    check_output(command.output)
     join_started(command.options.devices)
     with bars(screen.console, screen.quiet) as bar:
         reports = attack_weights(command.path, command.options, bar)

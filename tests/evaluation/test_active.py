@@ -11,7 +11,7 @@ from squint import InputError, attacks
 from squint._checks import parse_fraction
 from squint.attacks.gradients import AnyModel
 from squint.evaluation.active import LARGEST_RADIUS, _deployed, active_tests
-from squint.evaluation.active_findings import judge_planted, notes_on
+from squint.evaluation.active_findings import gained, judge_control, judge_gain, judge_planted, notes_on
 from squint.evaluation.control import noisy_control
 from squint.evaluation.planted import plant
 from squint.evaluation.scoring import deployed_draws, score
@@ -244,3 +244,18 @@ def test_the_control_is_a_copy_behind_noise() -> None:
     spread = control.member_logits(x, 8, generator=torch.Generator().manual_seed(0)).std(0)
     assert float(spread.max()) > 0
     assert not {id(p) for p in control.parameters()} & {id(p) for p in net.parameters()}
+
+
+@pytest.mark.parametrize("survivors", range(1, 101))
+def test_a_point_lost_is_a_point_whatever_survived(survivors: int) -> None:
+    losses = torch.zeros(survivors)
+    losses[0] = 1.0
+    assert judge_gain(gained(losses, survivors, 100))
+    assert not judge_gain(gained(0.99 * losses, survivors, 100))
+
+
+def test_a_control_that_errs_anyhow_says_nothing() -> None:
+    (finding,) = judge_control(0.03, 0.03, 0.1, clean=0.12)
+    assert finding.kind == "control_uninformative"
+    assert "right on 12.0% of the clean images" in finding.message
+    assert judge_control(0.03, 0.03, 0.1, clean=0.9) == []

@@ -169,6 +169,8 @@ def test_other_architectures_are_passed(tmp_path: Path) -> None:
         squint.load(tmp_path / "e", members=[Own(), small_cnn(4, 1, 2)])
     with pytest.raises(InputError, match="another architecture"):
         squint.load(tmp_path / "e", members=[Own(), squint.quantize(Own())])
+    with pytest.raises(InputTypeError, match="members is a Own; allowed: a list of networks"):
+        squint.load(tmp_path / "e", members=Own())  # type: ignore[arg-type]
     with pytest.raises((InputError, InputTypeError), match="member 0"):
         squint.load(tmp_path / "e", members=["a", "b"])  # type: ignore[list-item]
 

@@ -196,6 +196,27 @@ def test_a_publication_that_ends_half_way_leaves_nothing(
     assert [path.name for path in output.parent.iterdir()] == ["new"]
 
 
+@pytest.mark.parametrize("note", ["noisy.training.json", "noisy.json"])
+def test_weights_that_were_exchanged_are_not_spoken_for(
+    run: Path, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    for file in (other / "systems").iterdir():
+        if file.name != note:
+            file.unlink()
+    shutil.copy(other / "weights" / "plain.safetensors", other / "weights" / "noisy.safetensors")
+    with pytest.raises(InputError, match=rf"noisy.safetensors is not the file that .*{note} is of"):
+        publish(other, "noisy", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    capsys.readouterr()
+    assert main(["export", str(other), "--system", "noisy", "--quiet", "--force"]) == 2
+    assert "is not the file that" in capsys.readouterr().err
+    assert not list(other.glob("*.onnx"))
+
+
 def test_bad_input_is_named(run: Path, shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not empty"):
         publish(run, "noisy", shelf / "tiny")

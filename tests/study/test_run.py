@@ -198,6 +198,11 @@ def test_training_alone_writes_weights_and_no_records(tmp_path: Path) -> None:
             {"train": {"batch_size": 4000}},
             "train.batch_size is 4000; allowed: at most the 1097 training images",
         ),
+        ({"train": {"crop": 8}}, "train.crop is 8; allowed: below the 8 pixels of an image's side"),
+        (
+            {"width": 4097},
+            "width is 4097; allowed: a whole number in \\[1, 4096\\]",
+        ),
         (
             {"train": {"accelerator": "cuda"}},
             "train.accelerator is 'cuda'; .*allowed",

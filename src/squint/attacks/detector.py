@@ -19,6 +19,8 @@ from squint.attacks.modes import evaluation_mode
 from squint.attacks.objectives import log_mean_probability, mean_cross_entropy
 from squint.attacks.pursuit import DeployedDetector, Pursuit, Weigh
 
+SEARCHES, TARGETS = 8, 3
+"""Rounds of `lagrangian`, and classes that `agreement` walks to; each needs a step."""
 CONFIDENCE = 0.05
 """Attacker's margin of log p̄ from which on an attack turns from the prediction to the score."""
 
@@ -149,7 +151,7 @@ def lagrangian(
     detector: DeployedDetector,
     eps: float,
     steps: int = 1000,
-    searches: int = 8,
+    searches: int = SEARCHES,
     step_size: float | None = None,
     eot: int = 16,
     start: Tensor | None = None,
@@ -200,7 +202,7 @@ def agreement(
     detector: DeployedDetector,
     eps: float,
     steps: int = 1000,
-    num_targets: int = 3,
+    num_targets: int = TARGETS,
     step_size: float | None = None,
     eot: int = 16,
     start: Tensor | None = None,
@@ -240,7 +242,7 @@ def agreements(
     detectors: Sequence[DeployedDetector],
     eps: float,
     steps: int = 1000,
-    num_targets: int = 3,
+    num_targets: int = TARGETS,
     step_size: float | None = None,
     eot: int = 16,
     start: Tensor | None = None,

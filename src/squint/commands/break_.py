@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
-from squint._checks import InputError, format_fraction, parse_fraction
-from squint.commands.targets import Target, attacked_images, load_target
+from squint._checks import InputError, check_number, format_fraction, parse_fraction
+from squint._files import check_output
+from squint.commands.targets import Target, attacked_images, check_system, load_target
 from squint.evaluation.evidence import Challenge, break_with
 from squint.evaluation.evidence_files import load_evidence
 
@@ -58,10 +59,12 @@ class Challenged:
     system: str
     eps: str
     result: Challenge
+    record: str | None
+    """System that the record names, where there is one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"system": self.system, "eps": self.eps} | asdict(self.result)
+        return {"system": self.system, "eps": self.eps, "record": self.record} | asdict(self.result)
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -74,8 +77,9 @@ class Challenged:
             return f"{line}; no record to hold them against (--record)"
         low, high = r.difference_ci95
         verdict = "the record is BROKEN" if r.beats_record else "the record stands"
+        whose = "" if self.record in (None, "", self.system) else f", of {self.record}"
         return (
-            f"{line}; {r.record_accuracy:.1%} on the record's, difference [{100 * low:+.1f}, "
+            f"{line}; {r.record_accuracy:.1%} on the record's{whose}, difference [{100 * low:+.1f}, "
             f"{100 * high:+.1f}] points: {verdict}"
         )
 
@@ -86,24 +90,30 @@ def break_model(options: BreakOptions) -> Challenged:
     Raises:
         squint.InputError: no such model, or a file that is no challenge to it; the line says where.
     """
+    check_output(options.output)
+    check_number("seed", options.seed, 0, whole=True)
     if options.eps is not None:
         parse_fraction("eps", options.eps)
     target = load_target(options.model, options.system)
     if options.eps is None and target.recipe is None:
         raise InputError(f"{options.model} lies in no run that names a radius: give --eps, such as 5/255")
     radius = parse_fraction("eps", options.eps or target.known.eps)
+    record = options.record or _own_record(target, radius)
+    of = None if record is None else load_evidence(record)
+    if record is not None and of is not None:
+        check_system(target, of, record)
     challenge = break_with(
         target.placed(),
         attacked_images(target, options.dataset, options.data_dir),
         options.file,
         eps=radius,
-        record=options.record or _own_record(target, radius),
+        record=of,
         seed=options.seed,
         draws=options.draws,
         resubmissions=options.resubmissions,
         batch_size=target.known.attack.batch_size,
     )
-    return Challenged(target.name, format_fraction(radius), challenge)
+    return Challenged(target.name, format_fraction(radius), challenge, None if of is None else of.system)
 
 
 def _own_record(target: Target, radius: float) -> Path | None:

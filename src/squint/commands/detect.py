@@ -15,6 +15,7 @@ from squint import data as D
 from squint._checks import InputError, check_choice, check_number, parse_fraction
 from squint._files import read_json, write_json
 from squint._random import derive_generator
+from squint.attacks.detector import SEARCHES, TARGETS
 from squint.commands.targets import Target, data_for, run_targets
 from squint.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from squint.ensemble import varies
@@ -148,7 +149,14 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
         )
     for name in options.systems:
         check_choice("system", name, [target.name for target in able])
+    for target in able:
+        deployed = target.ens.draws if options.draws is None else options.draws
+        eot = deployed if options.eot is None else options.eot
+        if (options.systems and target.name not in options.systems) or (eot > 0 and eot % deployed == 0):
+            continue
+        raise InputError(f"eot is {eot}; allowed for {target.name}: a multiple of its draws, {deployed}")
     splits = data_for(able[0], data_dir=options.data_dir)
+    check_number("images", options.images, 1, len(splits.test), whole=True)
     if not len(splits.validation):
         raise InputError(f"{options.run} held out no validation images: a detector is calibrated on them")
     check_number(
@@ -176,7 +184,9 @@ def detect_run(options: DetectOptions, bar: Bar) -> Detection:
 def _check(options: DetectOptions) -> None:
     """Refuse values out of range before the data, which may have to be downloaded."""
     check_number("images", options.images, 1, whole=True)
-    check_number("steps", options.steps, 3, whole=True)
+    # One step for each of its searches, or of its targets.
+    least = SEARCHES if "lagrangian" in options.adaptive else TARGETS
+    check_number("steps", options.steps, least, whole=True)
     check_number("resubmissions", options.resubmissions, 1, whole=True)
     check_number("draws", 1 if options.draws is None else options.draws, 1, whole=True)
     check_number("strength", options.strength, STRENGTHS[0], STRENGTHS[-1], whole=True)

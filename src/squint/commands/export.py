@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from squint._checks import InputError, check_number
+from squint._files import check_output
 from squint.commands.targets import Target, data_for, load_target
 from squint.data import ImageData
 from squint.evaluation.detection.calibration import minimum_examples
@@ -18,7 +19,7 @@ from squint.export.onnx import ExportReport, Prepared, export_onnx, prepare
 from squint.export.parity import Comparison, ParityError, limits
 from squint.study.config import config_hash
 from squint.study.folder import read_results
-from squint.study.keeping import held
+from squint.study.keeping import check_weights, held
 from squint.zoo import home, is_shipped
 
 RANGE_IMAGES = 512
@@ -92,6 +93,9 @@ def export_path(options: ExportOptions) -> Exported:
     """
     check_number("images", options.images, 1, whole=True)
     check_number("max_disagreement", options.max_disagreement, 0, 1)
+    check_output(options.output)
+    if options.output is not None and options.output.suffix != ".onnx":
+        raise InputError(f"output is {options.output}; allowed: a file that ends in .onnx")
     fewest = minimum_examples(options.false_alarm_rate)
     target = load_target(options.path, options.system)
     if target.recipe is not None and options.dataset not in (None, target.recipe.dataset):
@@ -178,6 +182,7 @@ def _headline(target: Target) -> dict[str, Any] | None:
     run = target.file.parent.parent
     if target.recipe is None or not (run / "results.json").is_file():
         return None
+    check_weights(run, target.name)
     results = read_results(run)
     keys = {
         "system": target.name,

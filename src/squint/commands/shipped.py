@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from squint._checks import InputError, check_number, format_fraction, parse_fraction
+from squint._files import check_output
 from squint._random import derive_generator
 from squint.commands.targets import Target, attacked_images, load_target
 from squint.export.onnx import OnnxModel, ShippedRobustness, attack_shipped
@@ -82,11 +83,14 @@ def attack_file(options: ShippedOptions, bar: Bar) -> list[Shipped]:
         squint.InputError: the extra `onnx` is missing, no `transfer_from`, a model that does not fit it, or
             an option out of range.
     """
+    check_output(options.output)
     if options.transfer_from is None:
         raise InputError(
             f"{options.path} has no gradient: name the run that it was exported from with --transfer-from RUN"
         )
-    check_number("images", options.images, 1, whole=True)
+    for name in ("images", "steps", "queries", "eot", "resubmissions"):
+        check_number(name, getattr(options, name), 1, whole=True)
+    check_number("seed", 0 if options.seed is None else options.seed, 0, whole=True)
     model = OnnxModel(options.path)
     target = _twin(model, options)
     radii = [parse_fraction("eps", eps) for eps in options.eps or (target.known.eps,)]
@@ -96,7 +100,8 @@ def attack_file(options: ShippedOptions, bar: Bar) -> list[Shipped]:
         raise InputError(
             f"{options.path} takes images of {model.image_shape}; those of {test.name}: {test.shape}"
         )
-    images, labels = test.subset(torch.arange(min(options.images, len(test)))).pair()
+    check_number("images", options.images, 1, len(test), whole=True)
+    images, labels = test.subset(torch.arange(options.images)).pair()
     seed = target.known.seed if options.seed is None else options.seed
     bar.start(f"attack {options.path.name}", len(radii))
     found = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from squint import data as D
 from squint._checks import InputError, check_choice
 from squint.ensemble import Ensemble
+from squint.evaluation.evidence_files import Evidence
 from squint.export import load
 from squint.study.attack import ALONE, check_fit, parts_of, targets
 from squint.study.config import RecipeConfig
@@ -132,3 +133,12 @@ def attacked_images(target: Target, dataset: str | None = None, data_dir: str | 
 def radii_for(target: Target, eps: tuple[str, ...]) -> tuple[str, ...]:
     """Return the radii asked for, or else those of the system's recipe."""
     return eps or (target.known.eps, *target.known.curve)
+
+
+def check_system(target: Target, evidence: Evidence, path: Path) -> None:
+    """Refuse evidence that names another system of the run that a target lies in.
+
+    Weights outside of a run may have been called anything.
+    """
+    if target.recipe is not None and evidence.system not in ("", target.name):
+        raise InputError(f"{path} is evidence of {evidence.system}; allowed for {target.name}: its own")

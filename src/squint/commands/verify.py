@@ -9,8 +9,16 @@ from typing import Any
 
 import tyro
 
-from squint._checks import InputError, check_choice, format_fraction
-from squint.commands.targets import Target, attacked_images, load_target, member_targets, run_targets
+from squint._checks import InputError, check_choice, check_number, format_fraction
+from squint._files import check_output
+from squint.commands.targets import (
+    Target,
+    attacked_images,
+    check_system,
+    load_target,
+    member_targets,
+    run_targets,
+)
 from squint.evaluation.evidence import Verification, verify
 from squint.evaluation.evidence_files import load_evidence
 from squint.export import load
@@ -80,12 +88,15 @@ def verify_path(options: VerifyOptions, bar: Bar) -> list[Verified]:
     Raises:
         squint.InputError: no evidence, no weights for it, or evidence that does not fit the data.
     """
+    check_output(options.output)
+    check_number("seed", 0 if options.seed is None else options.seed, 0, whole=True)
     found = _evidence(options)
     seed = secrets.randbits(31) if options.seed is None else options.seed
     bar.start("verify", len(found))
     verified = []
     for done, (target, file) in enumerate(found, 1):
         evidence = load_evidence(file)
+        check_system(target, evidence, file)
         result = verify(
             target.placed(),
             attacked_images(target, options.dataset, options.data_dir),

@@ -20,6 +20,7 @@ from squint.evaluation.active_findings import (
     CONTROL_LEFT,
     ActiveTests,
     Gain,
+    gained,
     judge_control,
     judge_gain,
     judge_planted,
@@ -34,6 +35,8 @@ from squint.evaluation.sharding import sharded
 from squint.evaluation.white_box import Attack, WhiteBox
 
 SURVIVORS = 200
+CLEAN_IMAGES = 100
+"""Images on which the control's undefended network must be right often enough to have something to lose."""
 LARGEST_RADIUS = 0.5
 """Where the control's radius stops growing: all images can be made the same grey one."""
 
@@ -110,7 +113,10 @@ def active_tests(
     if undefended is not None:
         with evaluation_mode(undefended), nan_reported():
             noisy, bare, radius = trial.control(undefended, x, y, batch_size)
-        findings += judge_control(noisy, bare, radius)
+            clean = float(
+                trial.score(undefended, x[:CLEAN_IMAGES], y[:CLEAN_IMAGES], "control", "clean").correct.mean()
+            )
+        findings += judge_control(noisy, bare, radius, clean)
     return ActiveTests(
         hits,
         total,
@@ -252,7 +258,7 @@ class _Trial:
         losses = torch.cat(sharded(-(-len(chosen) // batch), lost, "convergence gate, doubled"))
         share, n = len(survivors) / len(x), len(losses)
         error = share * float(losses.double().std()) / math.sqrt(n) if n > 1 else None
-        return Gain(share * float(losses.mean()), error, len(survivors), n)
+        return Gain(gained(losses, len(survivors), len(x)), error, len(survivors), n)
 
     def control(self, undefended: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[float, float, float]:
         """Return the accuracy behind 8-bit noise, the one without, and the radius of both."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from squint._checks import format_fraction
 from squint.evaluation.records import Finding
 
@@ -15,6 +17,9 @@ SOUND_SHARE = 0.5
 """Share of the images tried in which a point must be sound. Unsound ones leave the count, and whether a point
 is sound can hang on the gradient: those left could be the ones that any attack finds."""
 LARGEST_GAIN = 0.01
+_ROUNDING = 1e-9
+CONTROL_CLEAN = 0.25
+"""Accuracy without attack that the control needs: a network that errs anyhow has nothing to lose."""
 CONTROL_LEFT = 0.05
 """Accuracy that the control may keep: an undefended network behind 8-bit noise goes to about nothing."""
 
@@ -93,13 +98,26 @@ def judge_planted(found: int, total: int, tried: int) -> list[Finding]:
     ]
 
 
+def gained(losses: Tensor, survivors: int, images: int) -> float:
+    """Return the accuracy lost to twice the effort, by what the survivors that were tried lost.
+
+    Where all were tried, one image lost of a hundred is a point, and not less of one by rounding.
+
+    Args:
+        losses: (tried,) each one's share of deployments lost.
+        survivors: images that the attack had left.
+        images: all images.
+    """
+    return float(losses.double().sum()) * survivors / (len(losses) * images)
+
+
 def judge_gain(gain: float | None) -> list[Finding]:
     """Return a finding if twice the effort costs a point or more, or was not tried."""
     if gain is None:
         return [
             Finding("no_convergence_gate", "no attack with twice the effort was given: convergence unknown")
         ]
-    if gain < LARGEST_GAIN:
+    if gain < LARGEST_GAIN - _ROUNDING:
         return []
     return [
         Finding(
@@ -111,8 +129,15 @@ def judge_gain(gain: float | None) -> list[Finding]:
     ]
 
 
-def judge_control(noisy: float, bare: float, eps: float) -> list[Finding]:
-    """Return a finding if noise that defends nothing keeps accuracy, or the bare network keeps it too."""
+def judge_control(noisy: float, bare: float, eps: float, clean: float = 1.0) -> list[Finding]:
+    """Return a finding if noise that defends nothing keeps accuracy, or the bare network keeps it too.
+
+    Args:
+        noisy: accuracy of the undefended network behind 8-bit noise, under the attack.
+        bare: that without noise.
+        eps: radius of both.
+        clean: accuracy of the undefended network without attack.
+    """
     if bare > CONTROL_LEFT:
         # Noise cannot be seen to hold an attack up that leaves the bare network standing.
         return [
@@ -124,7 +149,17 @@ def judge_control(noisy: float, bare: float, eps: float) -> list[Finding]:
             )
         ]
     if noisy <= max(bare + LARGEST_GAIN, CONTROL_LEFT):
-        return []
+        if clean >= CONTROL_CLEAN:
+            return []
+        # Of a network that errs anyhow noise keeps nothing.
+        return [
+            Finding(
+                "control_uninformative",
+                f"the undefended network is right on {clean:.1%} of the clean images; needed for the noise "
+                f"control: {CONTROL_CLEAN:.0%}",
+                {"clean": clean},
+            )
+        ]
     return [
         Finding(
             "noise_control",

@@ -23,6 +23,7 @@ from squint.evaluation.machine import Fitting
 from squint.evaluation.model_flags import batch_dependence, dead_widths, probability_outputs, training_mode
 from squint.evaluation.preflight_runs import Probes, Runs, beaten_by, compare, outcomes_of
 from squint.evaluation.records import Finding, finite
+from squint.evaluation.repeat_flags import company, hidden_noise, other_forward
 from squint.evaluation.scoring import deployed_draws
 from squint.evaluation.white_box import Attack, WhiteBox
 
@@ -141,7 +142,10 @@ def preflight(
         single = [
             in_training,
             fitting.forward(model, lambda: probability_outputs(model, x[few], seed=seed)),
-            fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed)),
+            fitting.forward(model, lambda: batch_dependence(model, x[few], y[few], seed=seed))
+            or fitting.forward(model, lambda: company(model, x[few], y[few], seed=seed)),
+            fitting.forward(model, lambda: other_forward(model, x[few], seed=seed)),
+            fitting.forward(model, lambda: hidden_noise(model, x[few], y[few], seed=seed)),
             unfaithful(rises),
             unevenly_faithful(rises),
             blind_spots(unseen),

@@ -17,6 +17,7 @@ DEPLOYED, SINGLE = "deployed", "single"
 SOFTNESS = 0.1
 """Margins closer to zero than about this count as partly lost when candidates are compared."""
 _DRAWS_AT_ONCE = 64
+_LARGEST = 1e300
 
 
 @torch.no_grad()
@@ -43,7 +44,9 @@ def rule_margins(
             for _ in range(resubmissions):
                 logits = model(x)
                 check_logits(logits, len(x))
-                rows.append(margins(logits.double().log_softmax(-1), y))
+                # An output of +inf wins, as where it is scored; its logarithm would be NaN.
+                bounded = logits.double().clamp_max(_LARGEST)
+                rows.append(margins(bounded.log_softmax(-1), y))
         each = torch.stack(rows)
         return {DEPLOYED: each, SINGLE: each}
     deployed, single = [], []

@@ -139,6 +139,8 @@ def load(path: str | Path, members: Sequence[nn.Module] | None = None) -> Ensemb
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     stored: list[Any] = config["members"]
+    if members is not None and not isinstance(members, Sequence | nn.ModuleList):
+        raise InputTypeError(f"members is a {type(members).__name__}; allowed: a list of networks")
     if members is not None and len(members) != len(stored):
         raise InputError(f"members has {len(members)} networks; {path} holds {len(stored)}")
     built = []

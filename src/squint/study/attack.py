@@ -105,6 +105,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
     resubmissions = known.attack.resubmissions if options.resubmissions is None else options.resubmissions
     check_number("resubmissions", 1 if resubmissions is None else resubmissions, 1)
     check_number("draws", _first(options.draws, 1), 1)
+    check_number("seed", _first(options.seed, 0), 0, whole=True)
     batch_size = check_number(
         "batch_size", _first(options.batch_size, known.attack.batch_size), 1, whole=True
     )

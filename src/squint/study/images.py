@@ -32,6 +32,11 @@ def images_of(recipe: RecipeConfig) -> D.Splits:
             f"train.batch_size is {recipe.train.batch_size}; allowed: at most the {len(data.train)} "
             "training images"
         )
+    shortest = min(data.train.shape[1:])
+    if recipe.train.crop >= shortest:
+        raise InputError(
+            f"train.crop is {recipe.train.crop}; allowed: below the {shortest} pixels of an image's side"
+        )
     if recipe.attack.split == "validation" and not len(data.validation):
         raise InputError("attack.split is 'validation'; this data set holds none out: set validation above 0")
     return data

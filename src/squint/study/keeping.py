@@ -116,6 +116,25 @@ def _remove_made(folders: list[Path]) -> None:
             folder.rmdir()
 
 
+def check_weights(run: Path, system: str) -> None:
+    """Refuse to speak for a system whose weights are not those that its training wrote, or was attacked with.
+
+    Folders from before digests were kept, and published ones, say nothing.
+
+    Raises:
+        squint.InputError: other weights, or a damaged note; the line names the files.
+    """
+    weights = run / "weights" / f"{system}.safetensors"
+    notes = {f"{system}.training.json": "sha256", f"{system}.json": "weights_sha256"}
+    for name, key in notes.items():
+        note = run / "systems" / name
+        if note.is_file():
+            known = read_json(note)
+            digest = known.get(key) if isinstance(known, dict) else None
+            if digest is not None and digest != file_digest(weights):
+                raise InputError(f"{weights} is not the file that {note} is of: put that one back")
+
+
 def check_version(path: Path) -> None:
     """Refuse a run folder from a newer squint.
 

@@ -25,7 +25,7 @@ from squint.report.results import parse_results
 from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
-from squint.study.keeping import CHANGED, check_data, digests_of
+from squint.study.keeping import CHANGED, check_data, check_weights, digests_of
 from squint.study.problems import problem
 from squint.study.recipes import to_yaml
 
@@ -66,8 +66,9 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
             run's own; that they are of these weights is the caller's word.
 
     Raises:
-        squint.InputError: no such system, no evidence, a file without a record of the system, or an output
-            that is there already or cannot be written; nothing is left of it then.
+        squint.InputError: no such system, other weights than those of its records, no evidence, a file
+            without a record of the system, or an output that is there already or cannot be written; nothing
+            is left of it then.
     """
     recipe, results = read_config(run), read_results(run)
     name = system or recipe.headline_system
@@ -81,6 +82,7 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
         raise InputError(f"output is {output}, which is a file; allowed: a new folder")
     if output.exists() and any(output.iterdir()):
         raise InputError(f"output is {output}, which is not empty; allowed: a new folder")
+    check_weights(run, name)
     ens = load(run / "weights" / f"{name}.safetensors")
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
     own = _of_system(results, name, str(run / "results.json"))

@@ -32,7 +32,7 @@ from squint.study.job import bring_together, opened, with_devices
 from squint.study.keeping import digests_of
 from squint.study.outcomes import examples_of, plane_of, results_of
 from squint.study.progress import Bar, Silence
-from squint.study.systems import build_system, describe_system, placed
+from squint.study.systems import build_network, build_system, describe_system, placed
 from squint.training import Watcher, fit
 from squint.training.schedule import cycle_length
 
@@ -249,6 +249,7 @@ def run_study(
     plan = plan_of(recipe)
     chosen = _chosen(plan.recipe if plan else recipe, only)
     data = images_of(recipe)
+    build_network(recipe, data.train, "meta")
     for name in chosen:
         # A file that training cannot go on from is refused now, not after hours of other systems.
         trained = resume and (output / "weights" / f"{name}.safetensors").exists()
