@@ -156,6 +156,8 @@ def _study(words: list[str], screen: _Screen, command: str) -> int:
     options, recipe = overridden(recipe, words[1:], f"squint {command} {words[0]}")
     output = Path(options.output or f"runs/{recipe.name}")
     how: dict[str, Any] = {"resume": options.resume, "overwrite": options.overwrite}
+    if options.resume and not output.exists():
+        screen.say(f"{output} is not there: a new run begins")
     attack = command == "run"
     seeds = chosen_seeds(command, recipe.name, words[1:], options.seeds, only=options.only)
     if seeds:

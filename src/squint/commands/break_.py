@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ class BreakOptions:
 
     model: tyro.conf.Positional[Path]
     """Weights (*.safetensors), a run folder with --system, or the name of a shipped model."""
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
     """Your images (*.npz)."""
     eps: str | None = None
     """L-infinity radius that they keep, a fraction such as 5/255; default: that of the run's headline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,8 @@ def parsed(
         squint.InputError: one line that names the option and what is allowed.
     """
     captured = io.StringIO()
-    extra: dict[str, Any] = {"description": description}
+    # Whole, with its examples, which tyro leaves out of what it reads from a docstring.
+    extra: dict[str, Any] = {"description": inspect.cleandoc(description or kind.__doc__ or "")}
     if default is not None:
         extra["default"] = default
     try:
