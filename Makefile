@@ -36,7 +36,7 @@ lint: .venv/test-ready
 types: .venv/test-ready
 	$(BIN)/mypy
 
-# As many files of tests at a time as there are cores (four at most, each holds a gigabyte or more). Waiting threads
+# As many files of tests at a time as there are cores, four at most for the sake of memory. Waiting threads
 # sleep, so that processes side by side do not starve each other; alone, one is half as fast so.
 tests: export OMP_WAIT_POLICY ?= PASSIVE
 tests: .venv/test-ready

@@ -82,7 +82,11 @@ def test_export_predict_and_attack(run: Path, tmp_path: Path, capsys: pytest.Cap
         (("predict", model, tmp_path / "gone.png"), "gone.png does not exist"),
         (("predict", big, files[0]), "ONNX Runtime cannot run the model"),
         (("attack", model), "--transfer-from RUN"),
-        (("attack", model, "--transfer-from", run, "--system", "plain"), "it was not exported from there"),
+        (("attack", model, "--transfer-from", run, "--system", "plain"), "system is 'plain'; allowed for"),
+        (
+            ("attack", model, "--transfer-from", run / "weights" / "plain.safetensors"),
+            "not exported from there",
+        ),
         (("attack", model, "--transfer-from", run, "--images", 0), "images is 0"),
         (("export", run), f"{run} has the systems plain, noisy: name one with --system"),
         (("export", run, "--system", "noisy", "--opset", 9), "opset is 9, too old for 2-bit weights"),

@@ -12,6 +12,7 @@ import tyro
 from torch import Tensor
 
 from squint._checks import InputError, check_choice, check_number, format_fraction
+from squint._files import check_output
 from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
 from squint.evaluation.evidence_files import load_evidence
 from squint.evaluation.records import LADDER
@@ -97,6 +98,7 @@ def compare(options: CompareOptions) -> list[Compared]:
         squint.InputError: an operand that is neither a run's system nor evidence, other images, or no setting
             that both know.
     """
+    check_output(options.output)
     check_number("margin", options.margin, 0, 1, open_low=True)
     first, second = (_outcomes_of(word) for word in (options.first, options.second))
     for known, other in ((first.data, second.data), (first.images, second.images)):

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from squint import data as D
 from squint._checks import InputError
+from squint._files import check_output
 from squint.commands.targets import attacked_images, load_targets
 from squint.export.sizes import SizeTable, info_table
 
@@ -41,6 +42,7 @@ def info_of(options: InfoOptions) -> dict[str, SizeTable]:
     Raises:
         squint.InputError: no weights, or images that they are not for.
     """
+    check_output(options.output)
     found = load_targets(options.path)
     # Reading a whole data set, or downloading it, for a shape that is known would be a surprise.
     known = options.image_shape or D.IMAGE_SHAPES.get(found[0].known.dataset)

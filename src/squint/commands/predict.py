@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from squint._checks import InputError
+from squint._files import check_output
 from squint.export.onnx import OnnxModel, Prediction, predict, read_images
 
 
@@ -56,6 +57,7 @@ def predict_files(options: PredictOptions) -> list[Predicted]:
         squint.InputError: the extra `onnx` is missing, no model of squint's, or a file that is no image of
             its size.
     """
+    check_output(options.output)
     if not options.images:
         raise InputError("images is empty; allowed: one file or more")
     model = OnnxModel(options.model)

@@ -128,6 +128,10 @@ def _twin(model: OnnxModel, options: ShippedOptions) -> Target:
     assert options.transfer_from is not None
     recipe = model.card.get("recipe")
     named = recipe.get("system") if isinstance(recipe, dict) else None
+    if None not in (named, options.system) and options.system != named:
+        raise InputError(
+            f"system is {options.system!r}; allowed for {options.path}: {named!r}, which it is of"
+        )
     system = options.system or (named if options.transfer_from.is_dir() else None)
     target = load_target(options.transfer_from, system)
     if len(target.ens.members) != model.card.get("members"):

@@ -118,9 +118,9 @@ def blind_spots(measured: Influence) -> Finding | None:
     """Return a finding if elements without weight in the gradient move the outputs and it does not know.
 
     Both must hold in a look: the least weighted elements do much of what the others do, and gradients explain
-    little of it beside what they explain there, by two standard errors. Gradients of
-    an honest network explain what the least weighted elements do as they explain the rest; those of coarse
-    deterministic quantizers explain little, but evenly.
+    little of it beside what they explain there, by two standard errors. Gradients of an honest network
+    explain what the least weighted elements do as they explain the rest; those of coarse deterministic
+    quantizers explain little, but evenly.
     """
     for place, (share, least) in enumerate(LOOKS):
         effect, explained = measured.effects[place], measured.explained[place]

@@ -249,7 +249,9 @@ def run_study(
     plan = plan_of(recipe)
     chosen = _chosen(plan.recipe if plan else recipe, only)
     data = images_of(recipe)
-    build_network(recipe, data.train, "meta")
+    with torch.device("meta"):
+        # A width that the network does not take is refused before the folder is made.
+        build_network(recipe, data.train)
     for name in chosen:
         # A file that training cannot go on from is refused now, not after hours of other systems.
         trained = resume and (output / "weights" / f"{name}.safetensors").exists()

@@ -47,12 +47,13 @@ def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensembl
         squint.InputError: `start` is no file of squint's, or of other networks or quantizers.
     """
     system = recipe.systems[name]
+    mean, std = channel_statistics(train)
     members = []
     defence = system.defence
     with torch.random.fork_rng(devices=[]):
         for place in range(defence.member_count(len(system.members))):
             torch.manual_seed(derive_seed(recipe.seed, "weights", place))
-            network = build_network(recipe, train)
+            network = build_network(recipe, train, mean, std)
             if place < len(system.members):
                 network = quantized(network, system.members[place])
             members.append(defence.member(network, place))
@@ -62,18 +63,18 @@ def build_system(recipe: RecipeConfig, name: str, train: D.ImageData) -> Ensembl
     return ens
 
 
-def build_network(recipe: RecipeConfig, train: D.ImageData, device: str = "cpu") -> nn.Module:
+def build_network(
+    recipe: RecipeConfig, train: D.ImageData, mean: list[float] | None = None, std: list[float] | None = None
+) -> nn.Module:
     """Return a member's network in full precision with fresh weights.
 
     Raises:
-        squint.InputError: a width or patch that the network does not take; on "meta" no weights are made.
+        squint.InputError: a width or patch that the network does not take.
     """
-    mean, std = channel_statistics(train)
     patch = {"patch": recipe.patch} if recipe.patch > 1 else {}
-    with torch.device(device):
-        return M.MODELS[recipe.model](
-            train.num_classes, train.shape[0], recipe.width, mean=mean, std=std, **patch
-        )
+    return M.MODELS[recipe.model](
+        train.num_classes, train.shape[0], recipe.width, mean=mean, std=std, **patch
+    )
 
 
 def _begin_at(ens: Ensemble, name: str, path: str) -> None:
