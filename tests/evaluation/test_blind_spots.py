@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.blind_spots import hidden_from_gradients
+from benchmarks.blind_spots import Kind, weights_of, with_gradient
 from torch import Tensor, nn
 
-from squint.evaluation.blind_spots import Influence, blind_spots, influence
+from squint.evaluation.blind_spots import Influence, blind_spots, influence, unexplained_steps
 from squint.evaluation.preflight import preflight
 from tests.evaluation.graveyard import nets
 from tests.evaluation.test_preflight import CHEAP, WHITE
@@ -21,19 +21,19 @@ EPS = 8 / 255
 
 
 class Hiding(nn.Module):
-    """The same function, whose gradient does not know of a share of the pixels, or has wrong signs there."""
+    """The same function, whose gradient does not know of a share of the pixels, or not rightly."""
 
     draws_noise = False
 
-    def __init__(self, net: nn.Module, share: float, tiny: bool = False) -> None:
+    def __init__(self, net: nn.Module, share: float, kind: Kind = "hidden") -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
         self.net = net
-        self.hidden = (torch.rand(1, 8, 8, generator=generator) < share).float()
-        self.signs = torch.randint(2, (1, 8, 8), generator=generator) * 2.0 - 1 if tiny else None
+        hidden = (torch.rand(1, 8, 8, generator=generator) < share).float()
+        self.weights = weights_of(hidden, kind, torch.randint(2, (1, 8, 8), generator=generator) * 2.0 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(hidden_from_gradients(x, self.hidden, self.signs))
+        logits: Tensor = self.net(with_gradient(x, self.weights))
         return logits
 
 
@@ -66,24 +66,76 @@ def test_a_linear_margin_is_explained_to_rounding_and_its_effect_is_that_of_its_
     square = weights.flatten().square()
     expected = [float((square[:k].sum() / square[32:].sum()).sqrt()) for k in (16, 32)]
     assert found.effects == pytest.approx(expected, rel=0.15)
+    assert found.steadiness == pytest.approx(1.0, rel=1e-4)
     assert blind_spots(found) is None
+    assert unexplained_steps(found) is None
 
 
 @pytest.mark.parametrize("honest", [nets.undefended, nets.stochastic, nets.empir])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_honest_networks_pass(honest: Callable[[], nn.Module], seed: int) -> None:
-    assert blind_spots(looked(honest(), seed)) is None
+    found = looked(honest(), seed)
+    assert blind_spots(found) is None
+    assert unexplained_steps(found) is None
 
 
-@pytest.mark.parametrize(("share", "tiny"), [(0.3, False), (0.5, False), (0.8, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ("share", "kind"), [(0.3, "hidden"), (0.5, "hidden"), (0.8, "hidden"), (0.5, "tiny")]
+)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_hidden_pixels_are_found(share: float, tiny: bool, seed: int) -> None:
+def test_hidden_pixels_are_found(share: float, kind: Kind, seed: int) -> None:
     x, _ = nets.images(32)
-    hiding = Hiding(nets.undefended(), share, tiny)
-    torch.testing.assert_close(hiding(x), nets.undefended()(x))
+    hiding = Hiding(nets.undefended(), share, kind)
+    torch.testing.assert_close(hiding(x), nets.undefended()(x), rtol=0.0, atol=0.0)
     found = blind_spots(looked(hiding, seed))
     assert found is not None
     assert found.kind == "blind_spots"
+
+
+def test_a_reversed_gradient_of_a_linear_margin_explains_what_its_signs_say() -> None:
+    """Of equal weights with a share h reversed and all times 1 - 2h, corners are explained by (1 - 2h)²."""
+    weights = torch.ones(1, 8, 8)
+    weights[0, 4:] = 1e-3  # The half that is looked at for this lies above.
+    model = Hiding(Linear(weights), 0.0)
+    turned = torch.zeros(1, 8, 8)
+    turned[0, :4, :2] = 1.0
+    model.weights = (1 - 2 * turned) * 0.5
+    x, y = torch.full((400, 1, 8, 8), 0.5), torch.zeros(400, dtype=torch.int64)
+    found = influence(model, x, y, EPS, seed=0)
+    assert found.others_explained == pytest.approx(0.25, abs=0.04)
+    assert found.steadiness == pytest.approx(1.0, rel=1e-4)
+    flag = unexplained_steps(found)
+    assert flag is not None
+    assert flag.kind == "unexplained_steps"
+
+
+@pytest.mark.parametrize("share", [0.2, 1 / 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_reversed_pixels_are_found(share: float, seed: int) -> None:
+    x, _ = nets.images(32)
+    reversing = Hiding(nets.undefended(), share, "reversed")
+    torch.testing.assert_close(reversing(x), nets.undefended()(x), rtol=0.0, atol=0.0)
+    assert unexplained_steps(looked(reversing, seed)) is not None
+
+
+def test_steps_that_round_anew_are_not_steady_and_gradients_need_not_know() -> None:
+    """Five stops without anything in common: what leads to one leads away from it next, half of the time."""
+    teeth = 1e4 * (1 + torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+    class Rounding(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x * teeth).sin())
+
+    found = looked(Rounding(torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))), classes=2)
+    assert found.steadiness == pytest.approx(-0.5, abs=0.15)
+    assert unexplained_steps(found) is None
+
+
+@pytest.mark.parametrize(("elsewhere", "found"), [(0.1, False), (0.3, True)])
+def test_gradients_that_explain_nothing_anywhere_hide_no_part(elsewhere: float, found: bool) -> None:
+    """As those of an honest EMPIR network at 2/255 do."""
+    measured = Influence((0.9, 1.0), (-0.01, -0.01), elsewhere, (0.001, 0.001), 32)
+    assert (blind_spots(measured) is not None) is found
 
 
 def test_pixels_that_do_nothing_may_be_hidden() -> None:
@@ -91,7 +143,7 @@ def test_pixels_that_do_nothing_may_be_hidden() -> None:
     weights = torch.zeros(1, 8, 8)
     weights[0, 2:6] = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     hiding = Hiding(Linear(weights), 0.5)
-    hiding.hidden = (weights == 0).float()
+    hiding.weights = (weights != 0).float()
     found = looked(hiding, classes=2)
     assert found.effects[0] == 0.0
     assert blind_spots(found) is None

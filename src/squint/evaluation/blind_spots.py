@@ -1,4 +1,4 @@
-"""Blind spots of the gradient: elements of the image that move the outputs, and that gradients say do not."""
+"""Random steps beside the gradient: elements it gives no weight and that move the outputs, or wrong signs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from squint._random import derive_generator, derive_seed
 from squint.attacks.geometry import Ball
 from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.objectives import objective
+from squint.evaluation.path_integral import path_integral
 from squint.evaluation.records import Finding
 
 BLIND_DRAWS = 64
@@ -23,7 +24,13 @@ LOOKS = ((0.25, 0.2), (0.5, 0.4))
 weighted half, from which hiding them would pay."""
 LEAST_EXPLAINED = 0.1
 """What gradients must explain of that effect, as a share of what they explain of the more weighted half's."""
-_HELD, _NODES, _DIRECTIONS = 16, 4, 2
+LEAST_ELSEWHERE = 0.2
+"""What gradients must explain there to be compared: those of coarse honest quantizers explain nothing."""
+LEAST_OF_STEADY = 0.6
+"""What gradients must explain of random steps, as a share of how steadily the margin follows these."""
+LEAST_STEADY = 0.5
+"""Steadiness from which a step is one that gradients could have explained."""
+_HELD, _NODES, _DIRECTIONS, _PARTS = 16, 4, 2, 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Influence:
         others_explained: the same on the more weighted half.
         standard_errors: of `explained` less what is asked for, over images.
         images: images that were looked at.
+        steadiness: of the steps on the more weighted half: correlation of what neighbouring quarters of a
+            step do to the margin. 1 where it is linear, 0 and less where each quarter rounds anew.
+        steady_error: standard error of `others_explained` less what steadiness asks for, over images.
     """
 
     effects: tuple[float, ...]
@@ -44,6 +54,8 @@ class Influence:
     others_explained: float
     standard_errors: tuple[float, ...]
     images: int = 0
+    steadiness: float = 0.0
+    steady_error: float = 0.0
 
 
 def influence(
@@ -88,29 +100,32 @@ def influence(
         few = ranked[:, : max(1, int(share * weights.shape[1]))]
         return torch.zeros_like(weights, dtype=torch.bool).scatter(1, few, True).view_as(x)
 
-    def effect(where: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """Return, by image, predicted times actual change and the square of the actual one."""
-        explained, square = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
+    def effect(where: Tensor, name: str, parts: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return, by image, predicted times actual change and the square of the actual one, twice.
+
+        First of whole steps; then of their parts, where a part is predicted to do what its neighbour does.
+        """
+        explained, square, product, alike = torch.zeros(4, len(x), dtype=torch.float64, device=x.device)
         for turn in range(_DIRECTIONS):
             keys = ("blind spots", name, turn)
             signs = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
             step = ball.project(ball.x + eps * signs * where) - ball.x
-            path = torch.zeros_like(explained)
-            for index in range(_NODES):
-                point = ball.x + (index + 0.5) / _NODES * step
-                _, slope = node.gradient(point, goal, derive_seed(seed, *keys, "path", index))
-                path += (slope.flatten(1) * step.flatten(1).double()).sum(1) / _NODES
+            path = path_integral(node, ball.x, step, goal, derive_seed(seed, *keys, "path"), nodes=_NODES)
             changes = []
             for end in range(2):
                 bank = derive_seed(seed, *keys, "ends", end)
-                here, there = (goal(units.logits(p, bank).double()) for p in (ball.x, ball.x + step))
-                changes.append(there - here)
-            explained += path * (changes[0] + changes[1]) / 2
-            square += changes[0] * changes[1]
-        return explained, square
+                stops = (ball.x + part / parts * step for part in range(parts + 1))
+                margins = torch.stack([goal(units.logits(stop, bank).double()) for stop in stops])
+                changes.append(margins.diff(dim=0))
+            one, other = changes
+            explained += path * (one.sum(0) + other.sum(0)) / 2
+            square += one.sum(0) * other.sum(0)
+            product += (one[:-1] * other[1:] + one[1:] * other[:-1]).sum(0)
+            alike += (one[:-1] * other[:-1] + one[1:] * other[1:]).sum(0)
+        return explained, square, product, alike
 
     looks = [torch.stack(effect(least(share), f"least {share}")) for share, _ in LOOKS]
-    sums = torch.stack([torch.stack(effect(~least(0.5), "others")), *looks])
+    sums = torch.stack([torch.stack(effect(~least(0.5), "others", _PARTS)), *looks])
     return _influence(sums[:, :, sums.isfinite().all(0).all(0)])
 
 
@@ -119,9 +134,11 @@ def blind_spots(measured: Influence) -> Finding | None:
 
     Both must hold in a look: the least weighted elements do much of what the others do, and gradients explain
     little of it beside what they explain there, by two standard errors. Gradients of an honest network
-    explain what the least weighted elements do as they explain the rest; those of coarse deterministic
-    quantizers explain little, but evenly.
+    explain what the least weighted elements do as they explain the rest. Those of coarse deterministic
+    quantizers explain next to nothing anywhere, which says nothing about a part.
     """
+    if measured.others_explained < LEAST_ELSEWHERE:
+        return None
     for place, (share, least) in enumerate(LOOKS):
         effect, explained = measured.effects[place], measured.explained[place]
         lacking = explained - LEAST_EXPLAINED * measured.others_explained
@@ -136,8 +153,26 @@ def blind_spots(measured: Influence) -> Finding | None:
     return None
 
 
+def unexplained_steps(measured: Influence) -> Finding | None:
+    """Return a finding if the margin follows random steps steadily and gradients do not know.
+
+    A margin whose next quarter of a step does what the last one did has a slope there, and a gradient that
+    explains little of it is not that slope, whatever it is along its own sign. Of coarse deterministic
+    quantizers gradients explain next to nothing either, but there each quarter of a step rounds anew.
+    """
+    asked = LEAST_OF_STEADY * measured.steadiness
+    if measured.steadiness < LEAST_STEADY or measured.others_explained + 2 * measured.steady_error >= asked:
+        return None
+    return Finding(
+        "unexplained_steps",
+        f"gradients explain {measured.others_explained:.0%} of what random steps of eps do to the outputs, "
+        f"which follow them steadily (correlation {measured.steadiness:.2f}); asked for: {asked:.0%}",
+        asdict(measured),
+    )
+
+
 def _influence(sums: Tensor) -> Influence:
-    """Return shares from (groups, 2, n), explained and square by image: of the others, then of each look."""
+    """Return shares from (groups, 4, n), what `effect` returns: of the others, then of each look."""
     n = sums.shape[2]
     idle = (0.0,) * len(LOOKS)
     if n < 2 or not float(sums[0, 1].sum()) > 0:
@@ -146,9 +181,8 @@ def _influence(sums: Tensor) -> Influence:
     others = total[0, 0] / total[0, 1]
     around = (sums[0, 0] - others * sums[0, 1]) / total[0, 1]
     found = []
-    for (explained, square), whole in zip(sums[1:], total[1:], strict=True):
-        # A square that is not above its own noise says that these elements do next to nothing.
-        if not float(whole[1]) > 2 * float(square.std()) * math.sqrt(n):
+    for (explained, square, *_), whole in zip(sums[1:], total[1:], strict=True):
+        if not _above_noise(square):
             found.append((0.0, 0.0, 0.0))
             continue
         share = whole[0] / whole[1]
@@ -156,4 +190,19 @@ def _influence(sums: Tensor) -> Influence:
         error = float(errors.std()) * math.sqrt(n)
         found.append((math.sqrt(float(whole[1] / total[0, 1])), float(share), error))
     effects, shares, errors_of = zip(*found, strict=True)
-    return Influence(effects, shares, float(others), errors_of, n)
+    return Influence(effects, shares, float(others), errors_of, n, *_steadiness(sums[0], around))
+
+
+def _steadiness(sums: Tensor, around: Tensor) -> tuple[float, float]:
+    """Return the steadiness from (4, n) of the others, and the error of what they explain less its share."""
+    product, alike = sums[2], sums[3]
+    if not _above_noise(alike):
+        return 0.0, 0.0
+    steady = product.sum() / alike.sum()
+    lacking = around - LEAST_OF_STEADY * (product - steady * alike) / alike.sum()
+    return float(steady), float(lacking.std()) * math.sqrt(len(lacking))
+
+
+def _above_noise(squares: Tensor) -> bool:
+    """Return whether the steps do anything: squares (n,) from two banks of draws are negative by chance."""
+    return float(squares.sum()) > 2 * float(squares.std()) * math.sqrt(len(squares))

@@ -16,6 +16,7 @@ from squint._random import derive_seed
 from squint.attacks.geometry import Ball
 from squint.attacks.gradients import AnyModel, Units
 from squint.attacks.objectives import objective
+from squint.evaluation.path_integral import along, path_integral
 from squint.evaluation.records import Finding, finite
 from squint.quantize import StochasticQuantizer
 
@@ -174,11 +175,10 @@ def fidelity(
 
     The gradient at x alone predicts no honest network at a useful eps: cross-entropy is convex in the margin,
     so a confident network's loss rises many times as much as its slope at x says. Predicted is therefore the
-    path integral ∫⟨∇L(x + t·d), d⟩ dt by the midpoint rule, which for a true gradient *is* the rise
-    (fundamental theorem of calculus), however curved the network. What is left in the ratio is the error of
-    the surrogate: gradients that do not belong to the function. The direction, the path and the two ends use
-    draws of their own; the ends share theirs. Images where a loss or gradient is not finite are left out of
-    the means.
+    path integral of the gradient (`path_integral`), which for a true one *is* the rise. What is left in the
+    ratio is the error of the surrogate: gradients that do not belong to the function. The direction, the path
+    and the two ends use draws of their own; the ends share theirs. Images where a loss or gradient is not
+    finite are left out of the means.
 
     Args:
         model: in evaluation mode.
@@ -196,11 +196,7 @@ def fidelity(
     units, node = Units(model, y, draws, chunk=chunk), Units(model, y, draws // _NODES, chunk=chunk)
     _, start = units.gradient(ball.x, goal, derive_seed(seed, "fidelity", "direction"))
     step = ball.project(ball.x + eps * ball.normalise(start.nan_to_num(0.0))) - ball.x
-    path = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for index in range(_NODES):
-        point = ball.x + (index + 0.5) / _NODES * step
-        _, slope = node.gradient(point, goal, derive_seed(seed, "fidelity", "path", index))
-        path += _along(slope, step) / _NODES
+    path = path_integral(node, ball.x, step, goal, derive_seed(seed, "fidelity", "path"), nodes=_NODES)
     ends = derive_seed(seed, "fidelity", "ends")
     before, after = (goal(units.logits(point, ends).double()) for point in (ball.x, ball.x + step))
     rise = after - before
@@ -215,7 +211,7 @@ def fidelity(
         ratio = predicted / actual
         if len(path) > 1:
             error = float((path - ratio * rise).std()) / math.sqrt(len(path)) / actual
-    first_order = float(_along(start, step).mean())
+    first_order = float(along(start, step).mean())
     unseen = int((path * rise.sign() < rise.abs() / PREDICTED_WITHIN).sum()) + lost
     still = (rise == 0) & (path.abs() > _ROUNDING)
     overstated = int((still | (path * rise.sign() > rise.abs() * PREDICTED_WITHIN)).sum())
@@ -265,10 +261,6 @@ def unevenly_faithful(measured: Fidelity) -> Finding | None:
                 {"unseen": measured.unseen, "overstated": measured.overstated, "n": n, "allowed": allowed},
             )
     return None
-
-
-def _along(slope: Tensor, step: Tensor) -> Tensor:
-    return (slope.flatten(1) * step.flatten(1).double()).sum(1)
 
 
 @contextmanager

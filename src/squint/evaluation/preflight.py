@@ -14,7 +14,14 @@ from squint._checks import InputError, check_number, parse_fraction
 from squint._random import derive_generator
 from squint.attacks.gradients import AnyModel, nan_reported
 from squint.attacks.modes import evaluation_mode
-from squint.evaluation.blind_spots import BLIND_IMAGES, LOOKS, Influence, blind_spots, influence
+from squint.evaluation.blind_spots import (
+    BLIND_IMAGES,
+    LOOKS,
+    Influence,
+    blind_spots,
+    influence,
+    unexplained_steps,
+)
 from squint.evaluation.flags import above_ceilings, excesses
 from squint.evaluation.frozen import frozen
 from squint.evaluation.gradient_flags import Fidelity, fidelity, unevenly_faithful, unfaithful, zero_gradients
@@ -149,6 +156,7 @@ def preflight(
             unfaithful(rises),
             unevenly_faithful(rises),
             blind_spots(unseen),
+            unexplained_steps(unseen),
         ]
         return [
             *(finding for finding in single if finding is not None),
@@ -171,11 +179,14 @@ def _influence(kept: KeptParts, measure: Callable[[], Influence], *of: Tensor) -
     def measured() -> Tensor:
         seen = measure()
         looks = (*seen.effects, *seen.explained, *seen.standard_errors)
-        return torch.tensor([*looks, seen.others_explained, seen.images], dtype=torch.float64)
+        rest = (seen.others_explained, seen.steadiness, seen.steady_error, seen.images)
+        return torch.tensor([*looks, *rest], dtype=torch.float64)
 
-    *looks, others, images = kept.part(measured, "preflight", "influence", of=of).tolist()
+    *looks, others, steadiness, error, images = kept.part(
+        measured, "preflight", "random steps", of=of
+    ).tolist()
     effects, explained, errors = (tuple(looks[i * len(LOOKS) : (i + 1) * len(LOOKS)]) for i in range(3))
-    return Influence(effects, explained, others, errors, int(images))
+    return Influence(effects, explained, others, errors, int(images), steadiness, error)
 
 
 def _device(model: object) -> torch.device:
