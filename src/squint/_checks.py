@@ -15,6 +15,9 @@ from torch import Tensor
 RANGE_TOLERANCE = 1e-4
 """How far outside [0, 1] a pixel may lie before the image is refused."""
 
+LEAST_WIDTH = 2.0**-20
+"""Least noise width but 0, in steps: below it noise is lost in float32 rounding, and its slope overflows."""
+
 _CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
 
 Number = TypeVar("Number", int, float)
@@ -91,6 +94,13 @@ def check_number(
         left = "(" if open_low or low == -math.inf else "["
         right = ")" if high == math.inf else "]"
         raise InputError(f"{name} is {shown(value)}; allowed: {kind} in {left}{low:g}, {high:g}{right}")
+    return value
+
+
+def check_width(name: str, value: Number) -> Number:
+    """Return the noise width `value` in steps unless it is negative, or so small that floats lose it."""
+    if 0 < check_number(name, value, 0) < LEAST_WIDTH:
+        raise InputError(f"{name} is {shown(value)}; allowed: 0 (no noise), or a number from {LEAST_WIDTH:g}")
     return value
 
 

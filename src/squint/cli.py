@@ -20,11 +20,13 @@ from squint.commands.break_ import BreakOptions, break_model
 from squint.commands.compare import CompareOptions, compare
 from squint.commands.detect import DetectOptions, detect_run
 from squint.commands.export import ExportOptions, export_lines, export_path
+from squint.commands.extrapolate import ExtrapolateOptions, extrapolations
 from squint.commands.failing import failure
 from squint.commands.info import InfoOptions, info_of, print_tables, to_json
 from squint.commands.predict import PredictOptions, predict_files
 from squint.commands.profile import ProfileOptions, print_planes, profile_run
 from squint.commands.publish import PublishOptions
+from squint.commands.report import ReportOptions
 from squint.commands.seeds import chosen_seeds
 from squint.commands.shipped import ShippedOptions, attack_file
 from squint.commands.usage import SEEDS, STUDY_USAGE, USAGE, WHAT
@@ -55,14 +57,6 @@ class _AttackCommand:
     options: Annotated[AttackOptions, tyro.conf.arg(name="")] = field(default_factory=AttackOptions)
     output: Path | None = None
     """JSON file for the records."""
-
-
-@dataclass(frozen=True)
-class _ReportOptions:
-    """Write the report of a run folder again and print its table."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder with a results.json."""
 
 
 class _Result(Protocol):
@@ -99,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "break": _break,
         "compare": _compare,
+        "extrapolate": _extrapolate,
         "publish": _publish,
         "info": _info,
         "export": _export,
@@ -253,9 +248,15 @@ def _compare(words: list[str], screen: _Screen) -> int:
     return _lines(compare(options), options.output, screen)
 
 
+def _extrapolate(words: list[str], screen: _Screen) -> int:
+    options = parsed(ExtrapolateOptions, words, "squint extrapolate")
+    return _lines(extrapolations(options), options.output, screen)
+
+
 def _publish(words: list[str], screen: _Screen) -> int:
     options = parsed(PublishOptions, words, "squint publish")
-    screen.say(f"published: {publish(options.run, options.system, options.output, options.records)}")
+    folder = publish(options.run, options.system, options.output, options.records, data_dir=options.data_dir)
+    screen.say(f"published: {folder}")
     return 0
 
 
@@ -279,7 +280,7 @@ def _predict(words: list[str], screen: _Screen) -> int:
 
 
 def _report(words: list[str], screen: _Screen) -> int:
-    options = parsed(_ReportOptions, words, "squint report")
+    options = parsed(ReportOptions, words, "squint report")
     results = read_results(options.run)
     with held(options.run):
         write_report(options.run)
@@ -293,7 +294,3 @@ def _recipes(words: list[str], screen: _Screen) -> int:
     for name in recipe_names():
         screen.console.print(f"[bold]{name}[/bold]  {escape(load_recipe(name).description)}", highlight=False)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

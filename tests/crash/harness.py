@@ -69,11 +69,11 @@ class Launcher(Protocol):
 
 
 class Processes:
-    """Real processes: `python -m squint.cli ARGUMENTS`."""
+    """Real processes: `python -m squint ARGUMENTS`."""
 
     def run(self, arguments: Sequence[str], errors: Path, kill_after: float | None) -> int:
         with errors.open("wb") as out:
-            command = [sys.executable, "-m", "squint.cli", *arguments]
+            command = [sys.executable, "-m", "squint", *arguments]
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
             try:
                 return process.wait(kill_after)

@@ -86,7 +86,8 @@ def test_weights_are_quantized_once_for_all_resubmissions(
     calls, original = [], layer.quantized_weight
 
     def counted(self: QuantizedConv2d, draws: int = 1) -> Tensor:
-        calls.append(draws)
+        if self.weight_quantizer is not None:
+            calls.append(draws)
         return original(self, draws)
 
     monkeypatch.setattr(layer, "quantized_weight", counted)
@@ -94,4 +95,5 @@ def test_weights_are_quantized_once_for_all_resubmissions(
         break_with(model, data, tmp_path / "own.npz", eps="8/255", batch_size=batch_size)
     layers = sum(isinstance(part, layer) for part in model.modules())
     assert layers > 0
+    # Not at all where the copy runs on integer codes.
     assert len(calls) <= 2 * layers

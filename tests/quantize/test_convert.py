@@ -231,6 +231,8 @@ def test_a_single_layer_is_both_first_and_last() -> None:
         ({"first_last_bits": -1}, "first_last_bits is -1"),
         ({"noise": "normal"}, "noise is 'normal'"),
         ({"width": -1}, "width is -1"),
+        ({"width": 1e-9}, "width is 1e-09"),
+        ({"activation_width": 1e-9}, "activation_width is 1e-09"),
         ({"weight_width": float("nan")}, "weight_width is nan"),
         ({"granularity": "image"}, "granularity is 'image'"),
         ({"overrides": {"blocks.9.*": {}}}, "matches none of the 6 layers"),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from squint._checks import LEAST_WIDTH
 from squint._random import noise
 from squint.quantize import StochasticQuantizer, set_rounding
 from squint.quantize import functional as Q
@@ -206,7 +207,7 @@ def test_one_step_per_channel_is_one_quantizer_per_channel() -> None:
     bits=st.integers(1, 8),
     low=st.floats(-10, 10, width=32),
     reach=st.floats(0.0625, 20, width=32),
-    width=st.floats(0, 4, width=32),
+    width=st.just(0.0) | st.floats(LEAST_WIDTH, 4, width=32),
     family=st.sampled_from(Q.NOISES),
     granularity=st.sampled_from(GRANULARITIES),
     gradient=st.sampled_from(Q.GRADIENTS),
@@ -245,6 +246,18 @@ def test_any_shape_and_range_stays_on_its_grid(
         ((level - level.round()).abs() <= 1e-5 * (1 + (abs(low) + reach) / float(q.step.detach()))).all()
     )
     torch.autograd.backward(y.sum())
+    assert x.grad is not None
+    assert q.step.grad is not None
+    assert bool(x.grad.isfinite().all())
+    assert math.isfinite(float(q.step.grad))
+
+
+@pytest.mark.parametrize("family", Q.NOISES)
+def test_the_least_noise_has_finite_gradients(family: str) -> None:
+    q = StochasticQuantizer(3, 0.0, 1.0, noise=family, width=LEAST_WIDTH, learn_range=True)
+    # Thresholds lie half way between levels: the slope there is as steep as the noise is narrow.
+    x = torch.linspace(0, 1, 15).requires_grad_()
+    torch.autograd.backward(run(q, x).sum())
     assert x.grad is not None
     assert q.step.grad is not None
     assert bool(x.grad.isfinite().all())

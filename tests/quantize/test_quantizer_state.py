@@ -121,6 +121,7 @@ def test_helpers_reach_the_quantizers_inside_any_module_once() -> None:
         ({"high": float("inf")}, "high is inf"),
         ({"noise": "uniforn"}, "did you mean 'uniform'"),
         ({"width": -0.1}, "width is -0.1"),
+        ({"width": 1e-38}, r"width is 1e-38; allowed: 0 \(no noise\), or a number from 9\.53"),
         ({"granularity": "pixel"}, "granularity is 'pixel'"),
         ({"gradient": "ste"}, "straight_through"),
         ({"width": 0.1, "learn_width": True}, "0.25"),

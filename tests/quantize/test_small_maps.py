@@ -68,9 +68,13 @@ def test_a_layer_under_autocast_gives_torchs_output_and_gradients(side: int, bat
             assert small_maps.applies(layer, values, layer.weight)
             y = layer(values) if own else F.conv2d(values, layer.weight, padding=1)
         assert y.dtype == torch.bfloat16
-        grads.append((y.float(), *torch.autograd.grad(y.float().square().sum(), (values, layer.weight))))
-    # Sums over the batch round in proportion to its square root.
-    torch.testing.assert_close(*grads, rtol=2e-2, atol=0.3 * (batch / 2) ** 0.5)
+        grads.append(
+            (y.detach().float(), *torch.autograd.grad(y.float().square().sum(), (values, layer.weight)))
+        )
+    # Sums round otherwise from one processor to the next: single elements by a few hundredths of the largest.
+    for ours, torchs in zip(*grads, strict=True):
+        assert float((ours - torchs).norm() / torchs.norm()) < 0.02
+        assert float((ours - torchs).abs().max() / torchs.abs().max()) < 0.04
 
 
 @pytest.mark.parametrize(

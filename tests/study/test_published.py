@@ -196,6 +196,20 @@ def test_a_publication_that_ends_half_way_leaves_nothing(
     assert [path.name for path in output.parent.iterdir()] == ["new"]
 
 
+def test_the_data_set_may_lie_elsewhere(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, places = D.load, []
+
+    def noted(name: str, place: str | None, **options: Any) -> D.Splits:
+        places.append(place)
+        return load(name, None, **options)
+
+    monkeypatch.setattr(D, "load", noted)
+    new = tmp_path / "new"
+    assert main(["publish", str(run), "--output", str(new), "--data-dir", "elsewhere", "--quiet"]) == 0
+    assert places == ["elsewhere"]
+    assert "data_dir: null" in (new / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize("note", ["noisy.training.json", "noisy.json"])
 def test_weights_that_were_exchanged_are_not_spoken_for(
     run: Path, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

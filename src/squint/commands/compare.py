@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import Tensor
 
-from squint._checks import InputError, check_choice, check_number, format_fraction
+from squint._checks import InputError, check_number
 from squint._files import check_output
 from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
-from squint.evaluation.evidence_files import load_evidence
-from squint.evaluation.records import LADDER
-from squint.report.results import parse_results
-from squint.study.folder import read_config, read_results
-from squint.study.hypothesis import EQUAL_PASSES
-from squint.study.keeping import data_digests
-from squint.study.pairs import settings_of
-from squint.zoo import resolved
+from squint.study.known import outcomes_of
 
 
 @dataclass(frozen=True)
@@ -80,17 +71,6 @@ class Compared:
         }.get(self.difference.verdict, f"whether they differ by {margin} is not settled")
 
 
-@dataclass(frozen=True)
-class _Outcomes:
-    """What one operand knows: shares of correct deployments by setting, and of its images what is known."""
-
-    name: str
-    shares: Mapping[str, Tensor]
-    data: str | None = None
-    images: str | None = None
-    labels: Tensor | None = None
-
-
 def compare(options: CompareOptions) -> list[Compared]:
     """Return one row per setting that both know; the difference is the first's less the second's.
 
@@ -100,7 +80,7 @@ def compare(options: CompareOptions) -> list[Compared]:
     """
     check_output(options.output)
     check_number("margin", options.margin, 0, 1, open_low=True)
-    first, second = (_outcomes_of(word) for word in (options.first, options.second))
+    first, second = (outcomes_of(word) for word in (options.first, options.second))
     for known, other in ((first.data, second.data), (first.images, second.images)):
         if known and other and known != other:
             raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
@@ -122,49 +102,3 @@ def compare(options: CompareOptions) -> list[Compared]:
         difference = equivalence(a - b, options.margin)
         rows.append(Compared(setting, float(a.mean()), float(b.mean()), difference))
     return rows
-
-
-def _outcomes_of(word: str) -> _Outcomes:
-    if word.endswith(".npz"):
-        return _evidence(Path(word), word)
-    # A folder may have a colon in its name.
-    place, system = word, ""
-    if ":" in word and not Path(word).is_dir():
-        place, _, system = word.rpartition(":")
-    run = resolved(Path(place))
-    recipe = read_config(run)
-    name = system or recipe.headline_system
-    check_choice("system", name, recipe.systems)
-    spent = _presets(run, name)
-    shares = {spent.get(setting, setting): row for setting, row in settings_of(run, name).items()}
-    labels, evidence = None, run / "evidence" / f"{name}.npz"
-    if evidence.is_file():
-        found = _evidence(evidence, word)
-        shares.update(found.shares)
-        labels = found.labels
-    if not shares:
-        raise InputError(f"{run} has no outcomes of {name} yet: squint run --resume makes them")
-    images = data_digests(run).get(recipe.attack.split)
-    data = f"{recipe.dataset}, {recipe.attack.split}"
-    return _Outcomes(f"{place}:{name}", shares, data, images, labels)
-
-
-def _presets(run: Path, system: str) -> dict[str, str]:
-    """Return settings with what was spent on them, where one name stands for several budgets."""
-    if not (run / "results.json").is_file():
-        return {}
-    records = parse_results(read_results(run), str(run / "results.json")).records
-    own = [each for each in records if each.system == system]
-    return {
-        f"{each.attack} {each.eps}": f"{each.attack} {each.eps}, {each.preset}"
-        for each in own
-        if each.attack == LADDER or each.preset == EQUAL_PASSES
-    }
-
-
-def _evidence(path: Path, name: str) -> _Outcomes:
-    evidence = load_evidence(path)
-    if not torch.equal(evidence.index, torch.arange(len(evidence.index))):
-        raise InputError(f"{path} is not of the first images of its data; allowed: evidence of a ladder")
-    setting = f"evidence {format_fraction(evidence.eps)}"
-    return _Outcomes(name, {setting: evidence.correct.double()}, labels=evidence.labels)

@@ -25,3 +25,5 @@ class PublishOptions:
     """Name of the system; default: the headline's."""
     records: tuple[Path, ...] = ()
     """Files of squint attack --output on these weights (more images, other attacks) for card and records."""
+    data_dir: str | None = None
+    """Folder with the data set's files; default: the run's, or the cache."""

@@ -19,6 +19,7 @@ Trains, attacks and compares ensembles of quantized networks.
   squint verify RUN|FILE.npz      score saved adversarial images again on unseen draws
   squint break MODEL FILE.npz     score your own adversarial images against a model
   squint compare A B              two systems, image by image: who keeps more, and is it shown
+  squint extrapolate RUN FILE     a ladder's figure for all images, by a plain attack on all of them
   squint publish RUN              one system as a small folder that others can verify and break
 
   squint info RUN|FILE            parameters, bits, bytes and bit operations, layer by layer

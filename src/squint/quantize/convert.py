@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from squint._checks import InputError, InputTypeError, check_bits, check_number, nearest
+from squint._checks import InputError, InputTypeError, check_bits, check_width, nearest
 from squint.quantize.attention import ExplicitMultiheadAttention, has_explicit_form
 from squint.quantize.layers import QUANTIZED, quantize_layer
 from squint.quantize.quantizer import StochasticQuantizer
@@ -100,7 +100,7 @@ def quantize(
     """
     check_bits("input_bits", input_bits)
     check_bits("first_last_bits", first_last_bits)
-    check_number("width", width, 0)
+    check_width("width", width)
     if not isinstance(input_range, Sequence) or len(input_range) != 2:
         raise InputError(f"input_range is {input_range!r}; allowed: a pair of numbers, the lower one first")
     if not isinstance(module, nn.Module):

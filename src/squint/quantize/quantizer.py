@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from squint._checks import InputError, check_choice, check_number
+from squint._checks import InputError, check_choice, check_number, check_width
 from squint._random import current_source, random_integers
 from squint.quantize.autograd import LowerBound, Rounding, StochasticRound, noise_values
 from squint.quantize.functional import GRADIENTS, NOISES, inside
@@ -78,7 +78,7 @@ class StochasticQuantizer(nn.Module):
         check_number("low", low)
         check_number("high", high, low, open_low=True)
         check_choice("noise", noise, NOISES)
-        check_number("width", width, 0)
+        check_width("width", width)
         check_choice("granularity", granularity, GRANULARITIES)
         check_choice("gradient", gradient, GRADIENTS)
         if learn_width and width < WIDTH_FLOOR:

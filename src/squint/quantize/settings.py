@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from squint._checks import InputError, check_bits, check_choice, check_number, nearest
+from squint._checks import InputError, check_bits, check_choice, check_width, nearest
 from squint.quantize.functional import NOISES
 from squint.quantize.quantizer import GRANULARITIES
 
@@ -41,8 +41,8 @@ class LayerSettings:
         check_bits("activation_bits", self.activation_bits)
         check_choice("noise", self.noise, NOISES)
         check_choice("granularity", self.granularity, GRANULARITIES)
-        check_number("activation_width", self.activation_width, 0)
-        check_number("weight_width", self.weight_width, 0)
+        check_width("activation_width", self.activation_width)
+        check_width("weight_width", self.weight_width)
 
 
 def apply_overrides(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from squint.evaluation.records import attack_title
+from squint.evaluation.records import LADDER, attack_title
 from squint.study.config import RecipeConfig
 
 
@@ -46,6 +47,7 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
         )
     for record in results["records"]:
         lines += _other_rules(record)
+    lines += _of_all_images(results.get("extrapolated", []))
     flags: dict[str, dict[str, None]] = {}
     for record in results["records"]:
         for flag in record["red_flags"]:
@@ -87,6 +89,19 @@ def _other_rules(record: dict[str, Any]) -> list[str]:
     return [*lines, f"- broken by: {broken or 'nothing'}; never broken: {details.get('unbroken', 0)}"]
 
 
+def _of_all_images(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what ladders on the first images say of all, by a plain attack that has met all of them."""
+    lines = ["", "What they would leave of all images, estimated (`squint extrapolate`), not measured:", ""]
+    for row in rows:
+        found, (low, high) = row["estimate"], row["estimate"]["ci95"]
+        lines.append(
+            f"- {row['setting']}: {found['share']:.1%} (95 %: {low:.1%} to {high:.1%}) of "
+            f"{found['total']:,}, {row['sample']:.1%} of the first {found['images']}; {row['by']} leaves "
+            f"{row['by_all']:.1%} and {row['by_sample']:.1%} (correlation {found['correlation']:.2f})"
+        )
+    return lines if rows else []
+
+
 def _machines(results: dict[str, Any]) -> str:
     """Return every machine that computed a part, the one that trained as well as those that attacked."""
     each = [
@@ -97,7 +112,8 @@ def _machines(results: dict[str, Any]) -> str:
 
 
 def _attack(record: dict[str, Any]) -> str:
-    return attack_title(record["attack"], record["preset"])
+    title = attack_title(record["attack"], record["preset"])
+    return f"{title} ({record['preset']})" if title == LADDER else title
 
 
 def _percent(share: float | None) -> str:

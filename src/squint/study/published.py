@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from squint import data as D
 from squint._checks import InputError, check_choice
-from squint._files import read_bytes, read_json, write_bytes, write_json, write_text
+from squint._files import read_bytes, write_bytes, write_json, write_text
 from squint.evaluation.arrays import read_npz, write_npz
 from squint.evaluation.evidence_files import load_evidence
-from squint.evaluation.records import Record
+from squint.evaluation.records import LADDER
 from squint.export import load, save
 from squint.report.fields import Fields
 from squint.report.results import parse_results
@@ -26,12 +25,12 @@ from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
 from squint.study.keeping import CHANGED, check_data, check_weights, digests_of
-from squint.study.problems import problem
+from squint.study.known import EVIDENCE, outcomes_of, records_of
 from squint.study.recipes import to_yaml
+from squint.study.whole_set import Extrapolated, extrapolated, ladder_title
 
 IMAGES = "images.npz"
 _MOST_BYTES = 2**28
-_RECORDS = TypeAdapter(list[Record])
 
 
 def kept_images(folder: Path) -> D.ImageData | None:
@@ -52,7 +51,14 @@ def kept_images(folder: Path) -> D.ImageData | None:
         raise InputError(f"{path} holds no kept images ({error}); publish the run again") from None
 
 
-def publish(run: Path, system: str | None, output: Path, further: Sequence[Path] = ()) -> Path:
+def publish(
+    run: Path,
+    system: str | None,
+    output: Path,
+    further: Sequence[Path] = (),
+    *,
+    data_dir: str | None = None,
+) -> Path:
     """Write one system of a finished run as a folder of its own, and return that folder.
 
     It holds the recipe with this system alone, packed weights, the system's records, evidence with the test
@@ -64,6 +70,7 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
         output: folder to write.
         further: files of `squint attack --output` on these weights, whose records of the system join the
             run's own; that they are of these weights is the caller's word.
+        data_dir: folder with the data set's files; None: the run's, or the cache.
 
     Raises:
         squint.InputError: no such system, other weights than those of its records, no evidence, a file
@@ -86,14 +93,16 @@ def publish(run: Path, system: str | None, output: Path, further: Sequence[Path]
     ens = load(run / "weights" / f"{name}.safetensors")
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
     own = _of_system(results, name, str(run / "results.json"))
-    own["records"] += [record for file in further for record in _records(file, name)]
+    more = {file: records_of(file, name) for file in further}
+    own["records"] += [record for records in more.values() for record in records]
+    own["extrapolated"] = [row.to_json() for row in _of_all_images(run, name, more)]
     with _whole_or_absent(output) as built:
         weights = built / "weights" / f"{name}.safetensors"
         save(ens, weights, packed=True)
         write_text(built / "config.yaml", to_yaml(alone))
         write_json(built / "results.json", own)
         write_bytes(built / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
-        _keep_images(run, recipe, len(load_evidence(evidence).labels), built)
+        _keep_images(run, recipe, data_dir, len(load_evidence(evidence).labels), built)
         write_text(built / "card.md", card(own, alone, name, weights))
     return output
 
@@ -130,25 +139,23 @@ def _of_system(results: dict[str, Any], name: str, where: str) -> dict[str, Any]
     return kept
 
 
-def _records(file: Path, name: str) -> list[dict[str, Any]]:
-    """Return a system's records from a file of `squint attack --output`."""
-    found = read_json(file)
-    try:
-        _RECORDS.validate_python(found)
-    except ValidationError as error:
-        first = problem(error.errors(include_url=False)[0])
-        raise InputError(
-            f"{file} holds no records ({first}); allowed: what squint attack --output writes"
-        ) from None
-    own = [each for each in found if each["system"] == name]
-    if not own:
-        systems = ", ".join(sorted({each["system"] for each in found})) or "nothing"
-        raise InputError(f"{file} holds records of {systems}; allowed: records of {name}")
-    return own
+def _of_all_images(run: Path, name: str, more: Mapping[Path, Sequence[dict[str, Any]]]) -> list[Extrapolated]:
+    """Return what the run's ladders, and those of records with evidence beside them, say of all images."""
+    beside: dict[str, Path] = {}
+    for file, records in more.items():
+        evidence = file.parent / "evidence" / f"{name}.npz"
+        ladders = [record for record in records if record["attack"] == LADDER]
+        if len(ladders) == 1 and evidence.is_file():
+            title = ladder_title(ladders[0]["preset"], ladders[0]["eps"])
+            beside[f"{title}, in 8-bit images"] = evidence
+    every = [record for records in more.values() for record in records]
+    rows = extrapolated(outcomes_of(f"{run}:{name}"), every, beside)
+    return [row for row in rows if not row.setting.startswith(EVIDENCE)]
 
 
-def _keep_images(run: Path, recipe: RecipeConfig, count: int, output: Path) -> None:
-    splits = D.load(recipe.dataset, recipe.data_dir, validation=recipe.validation, seed=recipe.seed)
+def _keep_images(run: Path, recipe: RecipeConfig, data_dir: str | None, count: int, output: Path) -> None:
+    place = data_dir or recipe.data_dir
+    splits = D.load(recipe.dataset, place, validation=recipe.validation, seed=recipe.seed)
     check_data(run, digests_of(splits), CHANGED)
     test = splits.test
     write_npz(
