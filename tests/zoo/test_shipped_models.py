@@ -39,6 +39,18 @@ def test_a_name_that_is_none_is_told_the_names(
     assert wanted in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["report"], ["publish", "--output", "new"]])
+def test_commands_on_runs_say_where_the_card_of_a_shipped_model_is(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([words[0], "cifar10", *words[1:]]) == 2
+    assert f"has its card in {folder('cifar10') / 'card.md'})" in capsys.readouterr().err
+    assert main([words[0], "cifar11", *words[1:]]) == 2
+    assert "card" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_the_card_is_of_these_weights(name: str) -> None:
     digest = hashlib.sha256(zoo.weights(folder(name)).read_bytes()).hexdigest()

@@ -16,6 +16,7 @@ from squint.quantize.quantizer import ROUNDINGS
 from squint.study.config import RecipeConfig, decisive, first_difference
 from squint.study.keeping import LOCK, Lock, check_data, check_version, environments, file_digest
 from squint.study.recipes import read_recipe, to_yaml
+from squint.zoo import hint
 
 _OWN = (
     "run.json",
@@ -279,7 +280,7 @@ def read_config(path: Path) -> RecipeConfig:
     """
     file = path / "config.yaml"
     if not file.is_file():
-        raise InputError(f"{path} is no run folder of squint's: it has no config.yaml")
+        raise InputError(f"{path} is no run folder of squint's: it has no config.yaml{hint(path)}")
     check_version(path)
     return read_recipe(file, of_run=True)
 
@@ -291,7 +292,7 @@ def read_results(path: Path) -> dict[str, Any]:
         squint.InputError: no run folder with results, or a file that cannot be read.
     """
     if not (path / "results.json").is_file():
-        raise InputError(f"{path} is no folder of a finished run: it has no results.json")
+        raise InputError(f"{path} is no folder of a finished run: it has no results.json{hint(path)}")
     check_version(path)
     results = read_json(path / "results.json")
     if not isinstance(results, dict):

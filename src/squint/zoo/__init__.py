@@ -33,6 +33,13 @@ def resolved(path: str | Path) -> Path:
     raise InputError(f"{given} is not there; allowed: a path that exists, or {', '.join(names())}")
 
 
+def hint(path: Path) -> str:
+    """Return where the card of the shipped model is whose bare name `path` is, or an empty string."""
+    if path.parts != (path.name,) or path.name not in names():
+        return ""
+    return f" (the shipped model of this name has its card in {_ROOT / path.name / 'card.md'})"
+
+
 def is_shipped(path: Path) -> bool:
     """Return whether a path lies among the shipped models, where nothing is to be written."""
     return path.resolve().is_relative_to(_ROOT.resolve())
