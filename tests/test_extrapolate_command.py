@@ -100,7 +100,9 @@ def test_a_ladder_is_called_by_its_budget_and_stands_on_the_card(
     beside = tmp_path / "standard"
     (beside / "evidence").mkdir(parents=True)
     shutil.copy(run / "evidence" / "noisy.npz", beside / "evidence")
-    standard = written(beside / "records.json", pgd(run) | {"attack": "ladder", "preset": "standard"})
+    share = float(load_evidence(run / "evidence" / "noisy.npz").correct.mean())
+    climbed = {"attack": "ladder", "preset": "standard", "details": {"uint8_accuracy": share}}
+    standard = written(beside / "records.json", pgd(run) | climbed)
     published = publish(folder, "noisy", tmp_path / "published", [file, standard])
     rows = read_results(published)["extrapolated"]
     assert [row["setting"] for row in rows] == ["quick 24/255", "ladder 24/255 (standard), in 8-bit images"]
@@ -108,6 +110,13 @@ def test_a_ladder_is_called_by_its_budget_and_stands_on_the_card(
     assert "What they would leave of all images, estimated (`squint extrapolate`), not measured:" in card
     assert "- quick 24/255: 18.0% (95 %: " in card
     assert ") of 1,000, " in card
+    # Evidence of another climb is not this one's, and another plain attack is none to estimate by.
+    for name, change in (("images", {"n": N - 1}), ("radius", {"eps": "8/255"}), ("share", {"details": {}})):
+        written(beside / "records.json", pgd(run) | climbed | change)
+        other = publish(folder, "noisy", tmp_path / name, [file, standard])
+        assert [row["setting"] for row in read_results(other)["extrapolated"]] == ["quick 24/255"]
+    longer = publish(folder, "noisy", tmp_path / "longer", [of_all(run, tmp_path, steps=7)])
+    assert read_results(longer)["extrapolated"] == []
     # Nothing is said where there is nothing to say it by.
     alone = publish(folder, "noisy", tmp_path / "alone")
     assert "estimated" not in (alone / "card.md").read_text()
@@ -125,6 +134,12 @@ def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "allowed: records of noisy" in refused(
         capsys, "extrapolate", run, of_all(run, tmp_path, system="plain")
     )
+    for change in ({"n": "1000"}, {"n": 1000.0}, {"steps": "20"}):
+        assert "holds no records" in refused(capsys, "extrapolate", run, of_all(run, tmp_path, **change))
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    (unfinished / "results.json").unlink()
+    line = refused(capsys, "extrapolate", unfinished, of_all(run, tmp_path))
+    assert "has no record of pgd at 24/255 yet" in line
     (tmp_path / "none.json").write_text("{}")
     assert "holds no records" in refused(capsys, "extrapolate", run, tmp_path / "none.json")
     assert "nosy" in refused(capsys, "extrapolate", f"{run}:nosy", of_all(run, tmp_path))

@@ -30,7 +30,8 @@ def test_the_estimate_is_the_fitted_line_at_the_mean_of_all() -> None:
     assert found.slope == pytest.approx(slope)
     assert found.correlation == pytest.approx(np.corrcoef(cheap, sample)[0, 1])
     squares = float(((sample - intercept - slope * cheap) ** 2).sum())
-    error = math.sqrt((squares + 1) / 148 / 150 + slope**2 * 0.4 * 0.6 / 10_000)
+    spread = 1 / 150 + (cheap.mean() - 0.4) ** 2 / ((cheap - cheap.mean()) ** 2).sum()
+    error = math.sqrt((squares + 1) / 148 * spread + slope**2 * 0.4 * 0.6 / 10_000)
     half = float(stats.t.ppf(0.975, 148)) * error
     assert found.ci95 == pytest.approx((found.share - half, found.share + half))
     assert (found.images, found.total) == (150, 10_000)
@@ -62,6 +63,17 @@ def test_estimates_stay_shares() -> None:
     assert found.share == 0.0
     assert found.ci95[0] == 0.0
     assert found.ci95[1] > 0
+
+
+@pytest.mark.parametrize(("cheap", "sample", "mean"), [(0.99, 0.5, 0.8), (0.01, 0.5, 0.3)])
+def test_a_steep_line_on_images_that_are_hardly_told_apart_is_no_finding(
+    cheap: float, sample: float, mean: float
+) -> None:
+    rest = round(cheap)
+    x, y = torch.tensor([float(rest)] * 9 + [cheap]), torch.tensor([float(rest)] * 9 + [sample])
+    found = extrapolate(y, x, mean, 10_000)
+    assert found.share == 1 - rest
+    assert found.ci95 == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("lost", [0.02, 0.1])

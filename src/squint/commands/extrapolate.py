@@ -20,7 +20,8 @@ class ExtrapolateOptions:
 
     The first images of a test set may be easier than the rest. Where a plain attack was run on all of them,
     the regression estimator corrects for that, and its interval is narrower by as much as the two attacks
-    agree image by image. It supposes that the images are in no order, and it is an estimate, not a record.
+    agree image by image. It supposes that the images are in no order and that all files are of the same
+    weights, and it is an estimate, not a record.
 
     Examples:
       squint attack runs/a --attacks pgd --eps 5/255 --images 10000 --output all.json
@@ -46,7 +47,7 @@ def extrapolations(options: ExtrapolateOptions) -> list[Extrapolated]:
     """
     check_output(options.output)
     known = outcomes_of(options.run)
-    files = {str(path): path for path in options.evidence}
+    files = [(str(path), path) for path in options.evidence]
     rows = extrapolated(known, records_of(options.records, known.system), files)
     if not rows:
         raise InputError(

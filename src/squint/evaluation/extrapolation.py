@@ -47,13 +47,13 @@ class Extrapolation:
 
 
 def extrapolate(sample: Tensor, cheap: Tensor, cheap_share: float, total: int) -> Extrapolation:
-    r"""Return ȳ − b(x̄ − X̄), and Student's interval with the variance s²/n + b²·X̄(1 − X̄)/N.
+    r"""Return ȳ − b(x̄ − X̄), and Student's interval with s²(1/n + (X̄ − x̄)²/Σ(x − x̄)²) + b²·X̄(1 − X̄)/N.
 
     b and s² are slope and residual variance of the regression of y on x over the n images that have both;
     X̄(1 − X̄) is the most that the spread of x can be. Where few images lose, s² is small by luck: one won and
     one lost image (a half each) are added, as `squint.evaluation.equivalence` does. In simulations of
-    50 to 500 images of which 0.5 to 30 % lose, 94 % of the intervals or more held the truth
-    (`benchmarks.extrapolation`).
+    50 to 500 images of which 0.5 to 30 % lose, 91 % of the intervals or more held the truth, from 200 images
+    on 94 % (`benchmarks.extrapolation`).
 
     Args:
         sample: y, the share of correct deployments under the expensive attack (n,), in [0, 1].
@@ -81,10 +81,14 @@ def extrapolate(sample: Tensor, cheap: Tensor, cheap_share: float, total: int) -
     slope = xy / xx if xx > 0 else 0.0
     share = float(y.mean()) - slope * (float(x.mean()) - cheap_share)
     squares = float((dy - slope * dx).square().sum())
-    variance = (squares + 1) / (n - 2) / n + slope**2 * cheap_share * (1 - cheap_share) / total
+    leverage = (float(x.mean()) - cheap_share) ** 2 / xx if xx > 0 else 0.0
+    variance = (squares + 1) / (n - 2) * (1 / n + leverage)
+    variance += slope**2 * cheap_share * (1 - cheap_share) / total
     half = float(special.stdtrit(n - 2, 0.975)) * math.sqrt(variance)
+    # Where the cheap attack tells few images apart the line may be steep, and leave what shares can be.
+    share = min(max(share, 0.0), 1.0)
     return Extrapolation(
-        share=min(max(share, 0.0), 1.0),
+        share=share,
         ci95=(max(share - half, 0.0), min(share + half, 1.0)),
         images=n,
         total=total,

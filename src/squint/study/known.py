@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def records_of(file: Path, system: str) -> list[dict[str, Any]]:
     """
     found = read_json(file)
     try:
-        _RECORDS.validate_python(found)
+        # As JSON, where lists are tuples, and strictly: what is used is what stands there.
+        _RECORDS.validate_json(json.dumps(found), strict=True)
     except ValidationError as error:
         first = problem(error.errors(include_url=False)[0])
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 
 from squint import data as D
-from squint._checks import InputError, check_choice
+from squint._checks import InputError, check_choice, format_fraction
 from squint._files import read_bytes, write_bytes, write_json, write_text
 from squint.evaluation.arrays import read_npz, write_npz
-from squint.evaluation.evidence_files import load_evidence
+from squint.evaluation.evidence_files import Evidence, load_evidence
 from squint.evaluation.records import LADDER
 from squint.export import load, save
 from squint.report.fields import Fields
@@ -27,7 +28,7 @@ from squint.study.folder import read_config, read_results
 from squint.study.keeping import CHANGED, check_data, check_weights, digests_of
 from squint.study.known import EVIDENCE, outcomes_of, records_of
 from squint.study.recipes import to_yaml
-from squint.study.whole_set import Extrapolated, extrapolated, ladder_title
+from squint.study.whole_set import Extrapolated, extrapolated, ladder_title, unlike
 
 IMAGES = "images.npz"
 _MOST_BYTES = 2**28
@@ -140,17 +141,30 @@ def _of_system(results: dict[str, Any], name: str, where: str) -> dict[str, Any]
 
 
 def _of_all_images(run: Path, name: str, more: Mapping[Path, Sequence[dict[str, Any]]]) -> list[Extrapolated]:
-    """Return what the run's ladders, and those of records with evidence beside them, say of all images."""
-    beside: dict[str, Path] = {}
+    """Return what the run's ladders, and those of records beside their evidence, say of all images."""
+    known = outcomes_of(f"{run}:{name}")
+    beside: list[tuple[str, Path]] = []
     for file, records in more.items():
-        evidence = file.parent / "evidence" / f"{name}.npz"
-        ladders = [record for record in records if record["attack"] == LADDER]
-        if len(ladders) == 1 and evidence.is_file():
-            title = ladder_title(ladders[0]["preset"], ladders[0]["eps"])
-            beside[f"{title}, in 8-bit images"] = evidence
-    every = [record for records in more.values() for record in records]
-    rows = extrapolated(outcomes_of(f"{run}:{name}"), every, beside)
+        path = file.parent / "evidence" / f"{name}.npz"
+        evidence = load_evidence(path) if path.is_file() else None
+        beside += [
+            (f"{ladder_title(record['preset'], record['eps'])}, in 8-bit images", path)
+            for record in records
+            if evidence is not None and _is_of(evidence, record)
+        ]
+    every = [record for records in more.values() for record in records if not unlike(known, record)]
+    rows = extrapolated(known, every, beside)
     return [row for row in rows if not row.setting.startswith(EVIDENCE)]
+
+
+def _is_of(evidence: Evidence, record: dict[str, Any]) -> bool:
+    """Return whether evidence is of this record: a folder that was climbed twice keeps one of two."""
+    return (
+        record["attack"] == LADDER
+        and record["eps"] == format_fraction(evidence.eps)
+        and record["n"] == len(evidence.labels)
+        and math.isclose(record["details"].get("uint8_accuracy", -1), evidence.correct.mean(), abs_tol=1e-6)
+    )
 
 
 def _keep_images(run: Path, recipe: RecipeConfig, data_dir: str | None, count: int, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from squint.evaluation.extrapolation import FEWEST, Extrapolation, extrapolate
 from squint.evaluation.records import LADDER, attack_title
 from squint.study.known import EVIDENCE, Outcomes, evidence_outcomes
 
-_BUDGET = ("preset", "steps", "eot", "restarts", "draws")
+_BUDGET = ("preset", "steps", "eot", "restarts", "draws", "tier")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Extrapolated:
 
 
 def extrapolated(
-    known: Outcomes, further: Sequence[dict[str, Any]], evidence: Mapping[str, Path]
+    known: Outcomes, further: Sequence[dict[str, Any]], evidence: Sequence[tuple[str, Path]]
 ) -> list[Extrapolated]:
     """Return one row per record of a plain attack on more images and ladder at the same radius.
 
@@ -61,17 +61,19 @@ def extrapolated(
         known: a run's outcomes, with the same attack on the first of those images.
         further: records of the system (`records_of`); those of ladders, and those on no more images, are
             passed over.
-        evidence: files of further ladders on the same system and images, by what they are called.
+        evidence: further ladders on the same system and images: what they are called, and their files.
+
+    That all of it is of the same weights is the caller's word: records do not say.
 
     Raises:
-        squint.InputError: evidence of another system or other images, or another budget of the cheap attack.
+        squint.InputError: evidence of another system or other images, or see `unlike`.
     """
     ladders = [
         (_title(setting), _radius(setting), row)
         for setting, row in known.shares.items()
         if setting.split()[0] in (LADDER, EVIDENCE)
     ]
-    for name, path in evidence.items():
+    for name, path in evidence:
         found = evidence_outcomes(path, str(path))
         _check_same(known, found)
         ladders += [(name, _radius(setting), row) for setting, row in found.shares.items()]
@@ -81,7 +83,8 @@ def extrapolated(
         cheap = known.shares.get(by)
         if record["attack"] == LADDER or cheap is None or record["n"] <= len(cheap):
             continue
-        _check_budget(known, record)
+        if other := unlike(known, record):
+            raise InputError(other)
         for setting, eps, row in ladders:
             n = min(len(row), len(cheap))
             if n < FEWEST or eps != record["eps"]:
@@ -118,13 +121,16 @@ def _check_same(known: Outcomes, found: Outcomes) -> None:
             raise InputError(f"{found.name} and {known.name} are on different images; allowed: the same")
 
 
-def _check_budget(known: Outcomes, record: dict[str, Any]) -> None:
-    """Refuse a record of the cheap attack that spent other than the run's own did."""
+def unlike(known: Outcomes, record: dict[str, Any]) -> str:
+    """Return in what a record of a plain attack is not the run's own on fewer images; nothing where it is."""
     for own in known.records:
         if (own["attack"], own["eps"]) == (record["attack"], record["eps"]):
             for key in _BUDGET:
                 if own[key] != record[key]:
-                    raise InputError(
+                    return (
                         f"{record['attack']} at {record['eps']} on {record['n']} images had {key} "
                         f"{record[key]}; allowed: {own[key]}, as in {known.name}"
                     )
+            return ""
+    by = f"{record['attack']} at {record['eps']}"
+    return f"{known.name} has no record of {by} yet: squint run --resume makes it"
