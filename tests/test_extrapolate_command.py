@@ -115,6 +115,10 @@ def test_a_ladder_is_called_by_its_budget_and_stands_on_the_card(
         written(beside / "records.json", pgd(run) | climbed | change)
         other = publish(folder, "noisy", tmp_path / name, [file, standard])
         assert [row["setting"] for row in read_results(other)["extrapolated"]] == ["quick 24/255"]
+    written(beside / "records.json", {k: v for k, v in (pgd(run) | climbed).items() if k != "details"})
+    assert (
+        len(read_results(publish(folder, "noisy", tmp_path / "old", [file, standard]))["extrapolated"]) == 1
+    )
     longer = publish(folder, "noisy", tmp_path / "longer", [of_all(run, tmp_path, steps=7)])
     assert read_results(longer)["extrapolated"] == []
     # Nothing is said where there is nothing to say it by.

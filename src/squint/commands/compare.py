@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from squint._checks import InputError, check_number
 from squint._files import check_output
 from squint.evaluation.equivalence import MARGIN, Equivalence, equivalence
-from squint.study.known import outcomes_of
+from squint.study.known import check_labels, outcomes_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,7 @@ def compare(options: CompareOptions) -> list[Compared]:
     for known, other in ((first.data, second.data), (first.images, second.images)):
         if known and other and known != other:
             raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
-    if first.labels is not None and second.labels is not None:
-        both = min(len(first.labels), len(second.labels))
-        if not torch.equal(first.labels[:both], second.labels[:both]):
-            raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
+    check_labels(first, second)
     shared = [setting for setting in first.shares if setting in second.shares]
     if not shared:
         raise InputError(

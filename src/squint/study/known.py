@@ -96,6 +96,14 @@ def evidence_outcomes(path: Path, name: str) -> Outcomes:
     return Outcomes(name, evidence.system, {setting: evidence.correct.double()}, labels=evidence.labels)
 
 
+def check_labels(first: Outcomes, second: Outcomes) -> None:
+    """Raise `InputError` where both know labels, and these differ on the images that both have."""
+    if first.labels is not None and second.labels is not None:
+        both = min(len(first.labels), len(second.labels))
+        if not torch.equal(first.labels[:both], second.labels[:both]):
+            raise InputError(f"{first.name} and {second.name} are on different images; allowed: the same")
+
+
 def records_of(file: Path, system: str) -> list[dict[str, Any]]:
     """Return a system's records from a file of `squint attack --output`, one or more.
 

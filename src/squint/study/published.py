@@ -159,11 +159,13 @@ def _of_all_images(run: Path, name: str, more: Mapping[Path, Sequence[dict[str, 
 
 def _is_of(evidence: Evidence, record: dict[str, Any]) -> bool:
     """Return whether evidence is of this record: a folder that was climbed twice keeps one of two."""
+    share = record.get("details", {}).get("uint8_accuracy")
     return (
         record["attack"] == LADDER
         and record["eps"] == format_fraction(evidence.eps)
         and record["n"] == len(evidence.labels)
-        and math.isclose(record["details"].get("uint8_accuracy", -1), evidence.correct.mean(), abs_tol=1e-6)
+        and isinstance(share, float)
+        and math.isclose(share, evidence.correct.mean(), abs_tol=1e-6)
     )
 
 

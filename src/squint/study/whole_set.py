@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from squint._checks import InputError
 from squint.evaluation.extrapolation import FEWEST, Extrapolation, extrapolate
 from squint.evaluation.records import LADDER, attack_title
-from squint.study.known import EVIDENCE, Outcomes, evidence_outcomes
+from squint.study.known import EVIDENCE, Outcomes, check_labels, evidence_outcomes
 
 _BUDGET = ("preset", "steps", "eot", "restarts", "draws", "tier")
 
@@ -75,7 +73,9 @@ def extrapolated(
     ]
     for name, path in evidence:
         found = evidence_outcomes(path, str(path))
-        _check_same(known, found)
+        if found.system != known.system:
+            raise InputError(f"{found.name} is of {found.system}; allowed: evidence of {known.system}")
+        check_labels(found, known)
         ladders += [(name, _radius(setting), row) for setting, row in found.shares.items()]
     rows = []
     for record in further:
@@ -112,24 +112,15 @@ def _radius(setting: str) -> str:
     return setting.partition(",")[0].split()[1]
 
 
-def _check_same(known: Outcomes, found: Outcomes) -> None:
-    if found.system != known.system:
-        raise InputError(f"{found.name} is of {found.system}; allowed: evidence of {known.system}")
-    if known.labels is not None and found.labels is not None:
-        both = min(len(known.labels), len(found.labels))
-        if not torch.equal(known.labels[:both], found.labels[:both]):
-            raise InputError(f"{found.name} and {known.name} are on different images; allowed: the same")
-
-
 def unlike(known: Outcomes, record: dict[str, Any]) -> str:
     """Return in what a record of a plain attack is not the run's own on fewer images; nothing where it is."""
     for own in known.records:
         if (own["attack"], own["eps"]) == (record["attack"], record["eps"]):
             for key in _BUDGET:
-                if own[key] != record[key]:
+                if own.get(key) != record[key]:
                     return (
                         f"{record['attack']} at {record['eps']} on {record['n']} images had {key} "
-                        f"{record[key]}; allowed: {own[key]}, as in {known.name}"
+                        f"{record[key]}; allowed: {own.get(key)}, as in {known.name}"
                     )
             return ""
     by = f"{record['attack']} at {record['eps']}"
