@@ -49,9 +49,10 @@ browser: .venv/test-ready
 crash: .venv/test-ready
 	$(BIN)/python -m pytest -q -s -m slow tests/crash
 
-# Twenty thousand damaged files, every file cut off at every length, and files that are made to do harm; about
-# five minutes of one core.
+# Fresh examples for every property that the tests state; then twenty thousand damaged files, every file cut off
+# at every length, and files that are made to do harm, about five minutes of one core.
 fuzz: .venv/test-ready
+	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=search
 	$(BIN)/python -m tests.fuzz --count 20000
 
 bench: .venv/test-ready

@@ -190,6 +190,17 @@ def agreed(value: _T, what: str) -> _T:
     return value
 
 
+def leave() -> None:
+    """Give up the groups, whose threads end before this returns; to be called as the process ends.
+
+    A thread that still lets go of the tensors of its last sum while the interpreter shuts down would abort
+    the process: its exit code would be that of a crash, whatever the command had returned.
+    """
+    _patient.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _patient_group() -> dist.ProcessGroup:
     """Return the group for waits of any length; made where it is first needed, by all processes."""
     world = id(dist.group.WORLD)

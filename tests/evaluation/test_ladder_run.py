@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
@@ -230,7 +230,6 @@ def test_margins_are_summarised() -> None:
     assert summary["q50"] == pytest.approx(1.0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0, 0.3), st.booleans())
 def test_bytes_stay_in_the_ball(seed: int, eps: float, gray_levels: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -42,7 +42,6 @@ def test_bits_follow_each_other_lowest_first() -> None:
     assert pack_levels(torch.tensor([7, 200]), 8).tolist() == [7, 200]
 
 
-@settings(deadline=None, max_examples=60)
 @given(bits=st.integers(1, 8), values=st.lists(st.integers(0, 255), max_size=70))
 def test_levels_come_back_from_the_least_number_of_bytes(bits: int, values: list[int]) -> None:
     levels = torch.tensor([value % 2**bits for value in values], dtype=torch.int64)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -74,7 +74,6 @@ def test_delta_kernel_gives_the_renyi_entropy_of_class_shares(alpha: float) -> N
     )
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40))
 def test_delta_kernel_at_order_one_is_the_plug_in_value(pairs: list[tuple[int, int]]) -> None:
     first, second = (codes(torch.tensor(column)) for column in zip(*pairs, strict=True))
@@ -228,7 +227,6 @@ def test_gradients_match_differences(alpha: float) -> None:
     assert torch.autograd.gradcheck(value, z)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.floats(0.1, 6.0), st.integers(0, 10**6))
 def test_entropies_lie_in_range_and_grow_with_variables(n: int, width: int, alpha: float, seed: int) -> None:
     a, b = rows(n, width, seed), rows(n, width, seed + 1)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -104,7 +104,6 @@ def test_other_noise_is_biased(noise: str, width: float) -> None:
     noise=st.sampled_from(Q.NOISES),
     fraction=st.floats(-0.2, 1.2),
 )
-@settings(deadline=None, max_examples=60)
 def test_variance_is_that_of_the_level_distribution(
     width: float, levels: int, noise: str, fraction: float
 ) -> None:

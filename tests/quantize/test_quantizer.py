@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -213,7 +213,6 @@ def test_one_step_per_channel_is_one_quantizer_per_channel() -> None:
     gradient=st.sampled_from(Q.GRADIENTS),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=80)
 def test_any_shape_and_range_stays_on_its_grid(
     shape: list[int],
     bits: int,

@@ -87,6 +87,26 @@ def test_a_killed_process_ends_its_job_which_goes_on_to_the_same_weights(
     assert (stopped / "report.html").is_file()
 
 
+LEAVING = """
+import sys
+import torch
+from squint import _ranks
+from squint.training import TrainConfig
+from squint.training.launching import make_fabric
+make_fabric(TrainConfig(batch_size=2, accelerator="cpu"))
+# The transport's threads now wait long for the interpreter's lock, which they want once a sum is done.
+sys.setswitchinterval(1000)
+for _ in range(20):
+    _ranks.total(torch.ones(3))
+sys.exit(7)
+"""
+
+
+def test_a_job_ends_with_its_own_exit_code_while_the_transport_still_works() -> None:
+    jobs = [start(2, ["-c", LEAVING]) for _ in range(3)]
+    assert [finish(job, 120) for job in jobs] == [[(7, "")] * 2] * 3
+
+
 TWO_STEPS = """
 import sys
 from squint import cli

@@ -6,6 +6,7 @@ user's script, once more for each) or because torchrun started it several times,
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from datetime import timedelta
@@ -93,6 +94,9 @@ def make_fabric(config: TrainConfig) -> Fabric:
         ) from error
     finally:
         log.setLevel(level)
+    # Registered once, however often the same group is joined.
+    atexit.unregister(_ranks.leave)
+    atexit.register(_ranks.leave)
     # Starting takes as long as the slowest disk; once all are there, silence means that one is lost.
     _set_pg_timeout(_ranks.PATIENCE, dist.group.WORLD)
     if fabric.local_rank > 0 and not _is_elastic():
