@@ -54,7 +54,8 @@ def with_ladder(run: Path, folder: Path) -> Path:
     kept |= {"ladder_settings": np.array(["ladder 24/255"]), "ladder_correct": 0.9 * shares[None]}
     np.savez(folder / "examples" / "noisy.npz", **kept)
     results = json.loads((folder / "results.json").read_text())
-    results["records"].append(pgd(run) | {"attack": "ladder", "preset": "quick"})
+    record = pgd(run) | {"attack": "ladder", "preset": "quick", "robust_accuracy": 0.9 * shares.mean()}
+    results["records"].append(record)
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -72,6 +73,34 @@ def test_evidence_of_a_run_is_extrapolated(
     assert out.startswith(f"evidence 24/255: {float(evidence.mean()):.1%} of {N} images; of all 1,000 it ")
     assert f"would be {expected.share:.1%} (95 % {100 * expected.ci95[0]:.1f} to " in out
     assert "by pgd 24/255, which leaves" in out
+
+
+def test_a_published_folder_says_what_its_run_does(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(run, "noisy", tmp_path / "published")
+    file = of_all(run, tmp_path)
+    own, published = (done(capsys, "extrapolate", place, file) for place in (run, tmp_path / "published"))
+    assert "evidence 24/255" in own
+    assert published == own
+
+
+def test_outcomes_are_named_by_the_ladder_that_left_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ladder = with_ladder(run, tmp_path / "run")
+    results = json.loads((ladder / "results.json").read_text())
+    own = results["records"][-1]
+    share = float(np.load(ladder / "examples" / "noisy.npz")["ladder_correct"].mean())
+    others = [{"n": N - 1, "robust_accuracy": share}, {"n": N, "robust_accuracy": share + 0.01}]
+    for place, names in ((0, "standard"), (len(others), "quick")):
+        listed = [own | {"preset": "standard"} | other for other in others]
+        listed.insert(place, own | {"preset": names, "robust_accuracy": share})
+        results["records"][-1:] = listed
+        (ladder / "results.json").write_text(json.dumps(results))
+        out = done(capsys, "extrapolate", ladder, of_all(run, tmp_path))
+        results["records"][-len(listed) :] = [own]
+        assert out.startswith(f"ladder 24/255 ({names}): " if names == "standard" else "quick 24/255: ")
 
 
 def test_further_evidence_and_fewer_images(

@@ -73,7 +73,7 @@ def open_page(report: Path, width: int, folder: Path) -> tuple[dict[str, Any], l
         [*command, wrapper.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
         encoding="utf-8",
     )

@@ -16,6 +16,7 @@ from squint.data.dataset import to_unit
 from squint.evaluation.evidence_files import BYTE_TOLERANCE, load_evidence
 from squint.evaluation.scoring import score
 from squint.study.folder import read_results
+from squint.study.known import outcomes_of
 from squint.study.published import kept_images
 
 SOME = 40
@@ -78,6 +79,19 @@ def test_the_evidence_stays_in_the_ball_and_scores_as_recorded(name: str) -> Non
     )
     # Draws that the record has not seen: a few points of noise on so few images.
     assert abs(scores.accuracy - float(evidence.correct[:SOME].mean())) < 0.05
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_each_image_s_outcomes_are_those_of_the_records(name: str) -> None:
+    known = outcomes_of(name)
+    assert known.shares.keys() >= {"clean", "pgd 5/255", "ladder 5/255, quick", "evidence 5/255"}
+    recorded = {
+        (record["attack"], record["eps"], record["n"]): record["robust_accuracy"] for record in known.records
+    }
+    for setting in ("pgd 5/255", "ladder 5/255, quick"):
+        row = known.shares[setting]
+        attack, eps = setting.partition(",")[0].split()
+        assert float(row.mean()) == pytest.approx(recorded[attack, eps, len(row)], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", zoo.names())

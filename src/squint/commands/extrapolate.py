@@ -26,11 +26,12 @@ class ExtrapolateOptions:
     Examples:
       squint attack runs/a --attacks pgd --eps 5/255 --images 10000 --output all.json
       squint extrapolate runs/a all.json
+      squint extrapolate cifar10 all.json
       squint extrapolate runs/a all.json --evidence standard/evidence/stochastic.npz
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """RUN:SYSTEM, or RUN for its headline's system: a run whose study ran the plain attack too."""
+    """RUN:SYSTEM, RUN for its headline's system, or a shipped model: its study ran the plain attack."""
     records: tyro.conf.Positional[Path]
     """File of squint attack --output: the plain attack on more images, from the first."""
     evidence: tuple[Path, ...] = ()

@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """Write one system of a run as a small folder: packed weights, records, evidence, test images, card.
+    """Write one system of a run as a small folder: packed weights, records, evidence, images, outcomes, card.
 
     Examples:
       squint publish runs/digits --output shipped/digits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,7 @@ def outcomes_of(word: str) -> Outcomes:
     name = system or recipe.headline_system
     check_choice("system", name, recipe.systems)
     records = _own_records(run, name)
-    spent = _presets(records)
-    shares = {spent.get(setting, setting): row for setting, row in settings_of(run, name).items()}
+    shares = {_spent(setting, row, records): row for setting, row in settings_of(run, name).items()}
     labels, evidence = None, run / "evidence" / f"{name}.npz"
     if evidence.is_file():
         found = evidence_outcomes(evidence, word)
@@ -134,10 +134,20 @@ def _own_records(run: Path, system: str) -> list[dict[str, Any]]:
     return [each for each in results["records"] if each["system"] == system]
 
 
-def _presets(records: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return settings with what was spent on them, where one name stands for several budgets."""
-    return {
-        f"{each['attack']} {each['eps']}": f"{each['attack']} {each['eps']}, {each['preset']}"
+def _spent(setting: str, row: Tensor, records: Sequence[dict[str, Any]]) -> str:
+    """Return a setting with what was spent on it, where one name stands for several budgets.
+
+    A published folder may hold the records of several ladders at one radius; the outcomes are of one of them.
+    """
+    own = [
+        each
         for each in records
-        if each["attack"] == LADDER or each["preset"] == EQUAL_PASSES
-    }
+        if setting == f"{each['attack']} {each['eps']}"
+        and (each["attack"] == LADDER or each["preset"] == EQUAL_PASSES)
+    ]
+    if len(own) > 1:
+        mean = float(row.mean())
+        own = [
+            r for r in own if r["n"] == len(row) and math.isclose(r["robust_accuracy"], mean, abs_tol=1e-6)
+        ]
+    return f"{setting}, {own[0]['preset']}" if own else setting

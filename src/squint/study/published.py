@@ -63,7 +63,7 @@ def publish(
     """Write one system of a finished run as a folder of its own, and return that folder.
 
     It holds the recipe with this system alone, packed weights, the system's records, evidence with the test
-    images it came from, and a card.
+    images it came from, examples with each image's outcomes, and a card.
 
     Args:
         run: folder of a finished run whose ladder was climbed.
@@ -102,7 +102,10 @@ def publish(
         save(ens, weights, packed=True)
         write_text(built / "config.yaml", to_yaml(alone))
         write_json(built / "results.json", own)
-        write_bytes(built / "evidence" / f"{name}.npz", read_bytes(evidence, _MOST_BYTES))
+        for part in (Path("evidence"), Path("examples")):
+            kept = run / part / f"{name}.npz"
+            if kept.is_file():
+                write_bytes(built / part / kept.name, read_bytes(kept, _MOST_BYTES))
         _keep_images(run, recipe, data_dir, len(load_evidence(evidence).labels), built)
         write_text(built / "card.md", card(own, alone, name, weights))
     return output
