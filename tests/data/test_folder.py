@@ -146,10 +146,45 @@ def test_resizing(tmp_path: Path, size: Any, shape: tuple[int, int, int]) -> Non
     assert sorted(values(train)) == [0, 1, 2, 3, 4, 5, 77]
 
 
+@pytest.mark.parametrize(("words", "shape"), [("@8", (3, 8, 8)), ("@6x9", (3, 6, 9)), ("", (3, 4, 5))])
+def test_a_name_may_ask_for_another_size(words: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    write_classes(tmp_path / "mine", {"a": 3, "b": 3})
+    for name, base in ((f"folder:mine{words}", tmp_path), (f"folder:{tmp_path / 'mine'}{words}", None)):
+        found = load(name, base, validation=1)
+        expected = load_folder(tmp_path / "mine", validation=1, size=shape[1:])
+        assert found.test.shape == shape
+        assert torch.equal(found.train.images, expected.train.images)
+        assert torch.equal(found.test.images, expected.test.images)
+
+
+def test_a_folder_of_that_very_name_comes_first(tmp_path: Path) -> None:
+    write_classes(tmp_path / "mine@8", {"a": 3, "b": 3})
+    assert load(f"folder:{tmp_path / 'mine@8'}").train.shape == (3, 4, 5)
+    assert load(f"folder:{tmp_path / 'mine@8'}@6").train.shape == (3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("mine@0", "size is 0; allowed"),
+        ("mine@8x0", "size is 0; allowed"),
+        ("mine@99999", "size is 99999; allowed"),
+        ("mine@8x", "no folder .*mine@8x"),
+        ("mine@", "no folder .*mine@"),
+        ("@8", "no folder .*@8"),
+        ("other@8", "no folder .*other:"),
+    ],
+)
+def test_a_size_that_is_none_is_named(words: str, message: str, tmp_path: Path) -> None:
+    write_classes(tmp_path / "mine", {"a": 3, "b": 3})
+    with pytest.raises(InputError, match=message):
+        load(f"folder:{words}", tmp_path)
+
+
 def test_differing_sizes_name_the_file(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 3, "b": 3})
     picture(77, size=(5, 6)).save(tmp_path / "b" / "tall.png")
-    with pytest.raises(InputError, match=r"b/tall\.png is 6x5 pixels .* 4x5; .*size="):
+    with pytest.raises(InputError, match=r"b/tall\.png is 6x5 pixels .* 4x5; .*@32 \(size=32\)"):
         load_folder(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from squint._checks import check_choice
@@ -25,6 +26,8 @@ IMAGE_SHAPES = {
     "cifar100": (3, 32, 32),
 }
 """Channels, height and width of each of these sets' images."""
+_RESIZED = re.compile(r"(.+)@(\d{1,6})(?:x(\d{1,6}))?")
+"""What follows `folder:` where images are resized: PATH@SIDE or PATH@HEIGHTxWIDTH."""
 
 
 def load(
@@ -43,6 +46,7 @@ def load(
     Args:
         name: `digits`, `fashion-mnist`, `cifar10`, `cifar100`, or `folder:PATH` for a folder of images per
             class (`load_folder`, with its defaults; a relative path starts at `data_dir` where one is given).
+            `folder:PATH@32` resizes them to 32 pixels a side, `folder:PATH@24x32` to that height and width.
         data_dir: folder with the files in their official layout; downloads go there too. None: the
             platform's cache folder. Not used by `digits`.
         validation: number of images (int, 0 for none) or share of the training images (float). None: a
@@ -54,9 +58,9 @@ def load(
         InputError: an unknown name, or files that are missing or broken; the message names them.
     """
     if name.startswith(FOLDER_PREFIX):
-        path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+        path, size = _named_folder(name.removeprefix(FOLDER_PREFIX), Path(data_dir or ".").expanduser())
         share = VALIDATION_SHARE if validation is None else validation
-        return load_folder(Path(data_dir or ".").expanduser() / path, validation=share, seed=seed)
+        return load_folder(path, size=size, validation=share, seed=seed)
     check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH"))
     if name == "digits":
         return digits(validation=VALIDATION_IMAGES if validation is None else validation, seed=seed)
@@ -65,3 +69,13 @@ def load(
     amount = VALIDATION_SHARE if validation is None else validation
     train, held = hold_out(everything, amount, seed=seed, purpose="validation")
     return Splits(train, held, test)
+
+
+def _named_folder(words: str, base: Path) -> tuple[Path, tuple[int, int] | None]:
+    """Return the folder, and to what its images are resized, where there is none of that very name."""
+    path = base / Path(words).expanduser()
+    found = _RESIZED.fullmatch(words)
+    if found is None or path.is_dir():
+        return path, None
+    height = int(found[2])
+    return base / Path(found[1]).expanduser(), (height, int(found[3] or height))

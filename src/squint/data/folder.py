@@ -133,7 +133,7 @@ def _survey(paths: list[Path], size: tuple[int, int] | None) -> tuple[bool, tupl
         if size is None and found != first:
             raise InputError(
                 f"{path} is {found[0]}x{found[1]} pixels (height x width), the images before it "
-                f"{first[0]}x{first[1]}; allowed: one size, or size=(height, width) to resize them"
+                f"{first[0]}x{first[1]}; allowed: one size, or folder:PATH@32 (size=32) to resize them"
             )
     assert first is not None
     return gray, size or first

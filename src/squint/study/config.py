@@ -127,7 +127,7 @@ class RecipeConfig:
     description: str = ""
     """What the recipe shows."""
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100 or folder:PATH."""
+    """digits, fashion-mnist, cifar10, cifar100 or folder:PATH (folder:PATH@32: resized to 32x32 pixels)."""
     data_dir: str | None = None
     """Folder with the data set's files; None: the cache, filled by a download."""
     validation: int | None = Field(default=None, ge=0)
