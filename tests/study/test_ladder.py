@@ -14,9 +14,11 @@ from squint._checks import InputError
 from squint.cli import main
 from squint.evaluation.budgets import PRESETS, tiny
 from squint.evaluation.evidence_files import load_evidence
+from squint.study import run_study
 from squint.study.attack import AttackOptions, attack_weights
 from squint.study.keeping import held
 from squint.study.progress import Silence
+from tests.study.tiny import tiny as study
 
 OPTIONS = AttackOptions(attacks=("quick",), eps=("32/255",), images=4, resubmissions=4)
 
@@ -61,6 +63,29 @@ def test_the_ladder_leaves_outcomes_and_evidence_that_verify_and_break_take(
     taken = ["break", str(weights), str(file), "--eps", "32/255", "--record", str(file), "--quiet"]
     assert main(taken) == 0
     assert "the record stands" in capsys.readouterr().out
+
+
+class Moves:
+    """Keeps how far each bar went, and the notes behind it."""
+
+    def __init__(self) -> None:
+        self.bars: list[tuple[str, int, list[tuple[int, str]]]] = []
+
+    def start(self, title: str, total: int) -> None:
+        self.bars.append((title, total, []))
+
+    def move(self, done: int, note: str = "") -> None:
+        self.bars[-1][2].append((done, note))
+
+
+def test_a_source_that_is_trained_for_the_ladder_has_a_bar_of_its_own(tmp_path: Path) -> None:
+    recipe, bar = study(attack={"ladder": "quick", "images": 4}), Moves()
+    run_study(recipe, tmp_path / "run", only=["noisy"], bar=bar)
+    titles = [title for title, _, _ in bar.bars]
+    assert titles == ["train noisy", "attack noisy", "train plain", "tiny on noisy"]
+    for title, total, moves in bar.bars:
+        assert moves[-1][0] == total, title
+        assert any("left" in note for _, note in moves) == (title == "tiny on noisy")
 
 
 def test_a_stopped_ladder_goes_on_and_gives_the_same_record(

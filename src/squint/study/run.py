@@ -174,6 +174,8 @@ class Study:
         if budget is None:
             return None
         limit = min(recipe.attack.ladder_images or len(test), len(test))
+        # First, as it may train them, with a bar of their own.
+        sources = self._sources(name)
         self.bar.start(f"{budget.name} on {name}", limit)
         return ladder_report(
             ens,
@@ -187,7 +189,7 @@ class Study:
             limit=limit,
             batch_size=recipe.attack.batch_size,
             tier=recipe.systems[name].tier,
-            sources=self._sources(name),
+            sources=sources,
             ceilings=ceilings_of(recipe.dataset),
             folder=self.folder.path / "ladder" / name,
             progress=lambda done, _, note: self.bar.move(done, note),
