@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import squint
 from squint.evaluation.evidence_files import load_evidence, save_evidence
 from squint.evaluation.extrapolation import extrapolate
 from squint.study.folder import read_results
+from squint.study.identity import weights_digest
 from squint.study.published import publish
 from tests.study.finished import EPS, N, done, finished, refused, with_evidence
 
@@ -101,6 +103,31 @@ def test_outcomes_are_named_by_the_ladder_that_left_them(
         out = done(capsys, "extrapolate", ladder, of_all(run, tmp_path))
         results["records"][-len(listed) :] = [own]
         assert out.startswith(f"ladder 24/255 ({names}): " if names == "standard" else "quick 24/255: ")
+
+
+def test_records_of_other_weights_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ens = squint.load(run / "weights" / "noisy.safetensors")
+    publish(run, "noisy", tmp_path / "published")
+    # In floats or packed: they are the same.
+    digest = weights_digest(ens)
+    assert digest == weights_digest(squint.load(tmp_path / "published"))
+    with torch.no_grad():
+        next(ens.parameters()).add_(0.1)
+    other = weights_digest(ens)
+    assert other != digest
+    own = pgd(run)["details"]
+    for place in (run, tmp_path / "published"):
+        done(capsys, "extrapolate", place, of_all(run, tmp_path, details=own | {"weights": digest}, seed=7))
+        file = of_all(run, tmp_path, details=own | {"weights": other})
+        assert "all.json holds records of other weights than" in refused(capsys, "extrapolate", place, file)
+    words = refused(capsys, "publish", run, "--output", tmp_path / "card", "--records", file)
+    assert "all.json holds records of other weights than" in words
+    assert not (tmp_path / "card").exists()
+    # Older records name none: another seed is another training.
+    words = refused(capsys, "extrapolate", run, of_all(run, tmp_path, seed=7))
+    assert f"had seed 7; allowed: {pgd(run)['seed']}, as in" in words
 
 
 def test_further_evidence_and_fewer_images(

@@ -7,6 +7,7 @@ nothing is computed. The group itself is made by lightning-fabric, see `squint.t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -59,7 +60,8 @@ def _contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        # The transport's own words without its sources, to the end of a sentence.
+        reason = re.sub(r"\[\S+:\d+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
         raise LostProcess(
             f"process {rank()} of {count()} has lost contact with another one, which has died or does not "
             f"answer ({reason}); what was saved is kept: start all of them again with --resume"

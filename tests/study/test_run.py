@@ -231,10 +231,12 @@ def test_empty_and_broken_data_files_are_named(tmp_path: Path) -> None:
 
 
 def test_attack_on_a_run_and_on_its_files(finished: Path) -> None:
-    """The run's recipe gives the defaults, so the study's own records come out again."""
+    """The run's recipe gives the defaults, so the study's own records come out again, with their weights."""
     stored = without_times(results_of(finished)["records"])
     reports = attack_weights(finished, AttackOptions(), Silence())
     again = [without_times(json.loads(json.dumps(r.to_json()))) for report in reports for r in report.records]
+    named = {r["system"]: r["details"].pop("weights") for r in again}
+    assert len(set(named.values())) == 2
     assert {(r["system"], r["eps"]): r for r in again} == {(r["system"], r["eps"]): r for r in stored}
 
     file = finished / "weights" / "noisy.safetensors"

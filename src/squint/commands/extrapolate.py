@@ -10,6 +10,7 @@ import tyro
 
 from squint._checks import InputError
 from squint._files import check_output
+from squint.study.identity import check_records
 from squint.study.known import outcomes_of, records_of
 from squint.study.whole_set import Extrapolated, extrapolated
 
@@ -49,7 +50,10 @@ def extrapolations(options: ExtrapolateOptions) -> list[Extrapolated]:
     check_output(options.output)
     known = outcomes_of(options.run)
     files = [(str(path), path) for path in options.evidence]
-    rows = extrapolated(known, records_of(options.records, known.system), files)
+    records = records_of(options.records, known.system)
+    if known.weights is not None:
+        check_records(options.records, records, known.weights)
+    rows = extrapolated(known, records, files)
     if not rows:
         raise InputError(
             f"{known.name} knows {', '.join(known.shares)}; needed: a ladder on ten images or more, and the "

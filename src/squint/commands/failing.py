@@ -36,7 +36,7 @@ def failure(error: BaseException, command: str, debug: bool) -> int:
     if isinstance(error, InputError | InputTypeError):
         return _said(error, text, 2, debug)
     if isinstance(error, KeyboardInterrupt):
-        kept = "; what was done is kept, continue with --resume" if command in ("run", "train") else ""
+        kept = "; continue with --resume from what is done" if command in ("run", "train") else ""
         return _said(error, f"stopped{kept}", 130, debug)
     if isinstance(error, LostProcess):
         return _said(error, text, 1, debug)

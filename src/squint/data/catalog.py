@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from squint._checks import check_choice
+from squint._checks import InputError, check_choice
 from squint.data.cifar import cifar10, cifar100
 from squint.data.dataset import Splits, hold_out
 from squint.data.digits import VALIDATION_IMAGES, digits
@@ -61,7 +61,7 @@ def load(
         path, size = _named_folder(name.removeprefix(FOLDER_PREFIX), Path(data_dir or ".").expanduser())
         share = VALIDATION_SHARE if validation is None else validation
         return load_folder(path, size=size, validation=share, seed=seed)
-    check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH"))
+    check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH", f"{FOLDER_PREFIX}PATH@SIDE"))
     if name == "digits":
         return digits(validation=VALIDATION_IMAGES if validation is None else validation, seed=seed)
     folder = default_folder() if data_dir is None else Path(data_dir).expanduser()
@@ -75,7 +75,14 @@ def _named_folder(words: str, base: Path) -> tuple[Path, tuple[int, int] | None]
     """Return the folder, and to what its images are resized, where there is none of that very name."""
     path = base / Path(words).expanduser()
     found = _RESIZED.fullmatch(words)
-    if found is None or path.is_dir():
+    if path.is_dir():
+        return path, None
+    if found is None:
+        before, at, size = words.rpartition("@")
+        if at and before and (base / Path(before).expanduser()).is_dir():
+            raise InputError(
+                f"the size of {before} is {size!r}; allowed: PATH@32, or PATH@24x32 (height x width)"
+            )
         return path, None
     height = int(found[2])
     return base / Path(found[1]).expanduser(), (height, int(found[3] or height))

@@ -59,7 +59,10 @@ def load_folder(
     """
     root = Path(path)
     if not root.is_dir():
-        raise InputError(f"no folder {root}: a folder with one folder of images per class is needed")
+        raise InputError(
+            f"no folder {root}: a folder with one folder of images per class is needed; a relative path "
+            "starts at --data-dir, or else where the command is run"
+        )
     if channels not in (None, 1, 3):
         raise InputError(f"channels is {channels!r}; allowed: 1, 3 or None")
     has_parts = bool(_folders(root / "train"))

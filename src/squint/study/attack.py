@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from squint import data as D
@@ -19,6 +19,7 @@ from squint.export import load
 from squint.models import spec_of
 from squint.study.config import RecipeConfig, SystemConfig
 from squint.study.folder import read_config
+from squint.study.identity import WEIGHTS, weights_digest
 from squint.study.images import attacked
 from squint.study.job import held_by_first
 from squint.study.keeping import CHANGED, check_data, has_data
@@ -118,6 +119,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
         check_fit(file, ens, test)
     reports = []
     for file, name, ens in systems:
+        named = {WEIGHTS: weights_digest(ens)}
         placed(ens, known)
         tier = recipe.systems[file.stem].tier if recipe else "A"
         for budget in budgets:
@@ -138,7 +140,7 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 bar=bar,
                 ceilings=ceilings_of(options.dataset or known.dataset),
             )
-            reports.append(report)
+            reports.append(_with_details(report, named))
         if not settings:
             continue
         bar.start(f"attack {name}", min(images, len(test)) * len(radii) * len(settings))
@@ -159,8 +161,13 @@ def attack_weights(path: Path, options: AttackOptions, bar: Bar) -> list[Robustn
                 folder=kept,
                 progress=lambda done, _: bar.move(done),
             )
-        reports.append(report)
+        reports.append(_with_details(report, named))
     return reports
+
+
+def _with_details(report: RobustnessReport, more: dict[str, str]) -> RobustnessReport:
+    records = tuple(replace(record, details=record.details | more) for record in report.records)
+    return replace(report, records=records)
 
 
 def parts_of(file: Path, *, members: bool) -> list[tuple[Path, str, Ensemble]]:

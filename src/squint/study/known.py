@@ -42,6 +42,7 @@ class Outcomes:
         images: digest of that split, where known.
         labels: of the images, where known.
         records: the system's, as they are written.
+        weights: their file, where known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Outcomes:
     images: str | None = None
     labels: Tensor | None = None
     records: Sequence[dict[str, Any]] = ()
+    weights: Path | None = None
 
 
 def outcomes_of(word: str) -> Outcomes:
@@ -80,7 +82,9 @@ def outcomes_of(word: str) -> Outcomes:
         raise InputError(f"{run} has no outcomes of {name} yet: squint run --resume makes them")
     images = data_digests(run).get(recipe.attack.split)
     data = f"{recipe.dataset}, {recipe.attack.split}"
-    return Outcomes(f"{place}:{name}", name, shares, data, images, labels, records)
+    file = run / "weights" / f"{name}.safetensors"
+    weights = file if file.is_file() else None
+    return Outcomes(f"{place}:{name}", name, shares, data, images, labels, records, weights)
 
 
 def evidence_outcomes(path: Path, name: str) -> Outcomes:

@@ -25,6 +25,7 @@ from squint.report.results import parse_results
 from squint.study.card import card
 from squint.study.config import RecipeConfig
 from squint.study.folder import read_config, read_results
+from squint.study.identity import check_records
 from squint.study.keeping import CHANGED, check_data, check_weights, digests_of
 from squint.study.known import EVIDENCE, outcomes_of, records_of
 from squint.study.recipes import to_yaml
@@ -70,7 +71,7 @@ def publish(
         system: name of the system; None: the headline's.
         output: folder to write.
         further: files of `squint attack --output` on these weights, whose records of the system join the
-            run's own; that they are of these weights is the caller's word.
+            run's own; where they name other weights they are refused, older ones name none.
         data_dir: folder with the data set's files; None: the run's, or the cache.
 
     Raises:
@@ -95,6 +96,8 @@ def publish(
     alone = replace(recipe, systems={name: recipe.systems[name]}, headline=name, data_dir=None)
     own = _of_system(results, name, str(run / "results.json"))
     more = {file: records_of(file, name) for file in further}
+    for file, records in more.items():
+        check_records(file, records, run / "weights" / f"{name}.safetensors")
     own["records"] += [record for records in more.values() for record in records]
     own["extrapolated"] = [row.to_json() for row in _of_all_images(run, name, more)]
     with _whole_or_absent(output) as built:

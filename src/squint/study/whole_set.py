@@ -10,6 +10,7 @@ from typing import Any
 from squint._checks import InputError
 from squint.evaluation.extrapolation import FEWEST, Extrapolation, extrapolate
 from squint.evaluation.records import LADDER, attack_title
+from squint.study.identity import WEIGHTS
 from squint.study.known import EVIDENCE, Outcomes, check_labels, evidence_outcomes
 
 _BUDGET = ("preset", "steps", "eot", "restarts", "draws", "tier")
@@ -61,7 +62,7 @@ def extrapolated(
             passed over.
         evidence: further ladders on the same system and images: what they are called, and their files.
 
-    That all of it is of the same weights is the caller's word: records do not say.
+    That all of it is of the same weights was checked where the records say so (`identity.check_records`).
 
     Raises:
         squint.InputError: evidence of another system or other images, or see `unlike`.
@@ -116,7 +117,8 @@ def unlike(known: Outcomes, record: dict[str, Any]) -> str:
     """Return in what a record of a plain attack is not the run's own on fewer images; nothing where it is."""
     for own in known.records:
         if (own["attack"], own["eps"]) == (record["attack"], record["eps"]):
-            for key in _BUDGET:
+            # A record that does not name its weights is of another training, where its seed is another.
+            for key in (*_BUDGET, *(() if WEIGHTS in record.get("details", {}) else ("seed",))):
                 if own.get(key) != record[key]:
                     return (
                         f"{record['attack']} at {record['eps']} on {record['n']} images had {key} "
