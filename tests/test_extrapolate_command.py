@@ -163,6 +163,7 @@ def test_a_ladder_is_called_by_its_budget_and_stands_on_the_card(
     rows = read_results(published)["extrapolated"]
     assert [row["setting"] for row in rows] == ["quick 24/255", "ladder 24/255 (standard), in 8-bit images"]
     card = (published / "card.md").read_text()
+    assert "whose record is not here" not in card
     assert "What they would leave of all images, estimated (`squint extrapolate`), not measured:" in card
     assert "- quick 24/255: 18.0% (95 %: " in card
     assert ") of 1,000, " in card

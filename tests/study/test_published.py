@@ -68,6 +68,7 @@ def test_the_card_names_digest_and_every_record(shelf: Path) -> None:
     assert "| pgd | 8/255 |" in text
     assert "Red flags:" in text
     assert "| no |" in text
+    assert "The evidence is of a ladder whose record is not here" in text
 
 
 def test_further_records_join_the_run_s_own(run: Path, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def card(results: dict[str, Any], recipe: RecipeConfig, name: str, weights: Path
     for record in results["records"]:
         lines += _other_rules(record)
     lines += _of_all_images(results.get("extrapolated", []))
+    if all(record["attack"] != LADDER for record in results["records"]):
+        lines += ["", "The evidence is of a ladder whose record is not here: `squint verify NAME` scores it."]
     flags: dict[str, dict[str, None]] = {}
     for record in results["records"]:
         for flag in record["red_flags"]:
