@@ -19,6 +19,8 @@ FOLDER_PREFIX = "folder:"
 _LOADERS = {"fashion-mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}
 NAMES = ("digits", *_LOADERS)
 """The sets that have a name."""
+CHOICES = (*NAMES, f"{FOLDER_PREFIX}PATH", f"{FOLDER_PREFIX}PATH@SIDE")
+"""How a set may be named."""
 IMAGE_SHAPES = {
     "digits": (1, 8, 8),
     "fashion-mnist": (1, 28, 28),
@@ -61,7 +63,7 @@ def load(
         path, size = _named_folder(name.removeprefix(FOLDER_PREFIX), Path(data_dir or ".").expanduser())
         share = VALIDATION_SHARE if validation is None else validation
         return load_folder(path, size=size, validation=share, seed=seed)
-    check_choice("data set", name, (*NAMES, f"{FOLDER_PREFIX}PATH", f"{FOLDER_PREFIX}PATH@SIDE"))
+    check_choice("data set", name, CHOICES)
     if name == "digits":
         return digits(validation=VALIDATION_IMAGES if validation is None else validation, seed=seed)
     folder = default_folder() if data_dir is None else Path(data_dir).expanduser()

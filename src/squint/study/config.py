@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from squint._checks import InputError, check_choice, format_fraction, parse_fraction
 from squint.baselines import Rival, Setup, make_rival
-from squint.data import NAMES
+from squint.data.catalog import CHOICES, FOLDER_PREFIX
 from squint.evaluation.settings import named_settings
 from squint.models import MODELS
 from squint.study.member_config import MemberConfig as MemberConfig
@@ -176,8 +176,8 @@ class RecipeConfig:
     @field_validator("dataset")
     @classmethod
     def _dataset(cls, value: str) -> str:
-        if not value.startswith("folder:"):
-            check_choice("dataset", value, (*NAMES, "folder:PATH"))
+        if not value.startswith(FOLDER_PREFIX):
+            check_choice("dataset", value, CHOICES)
         return value
 
     @field_validator("train")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from squint._checks import InputError
-from squint._files import read_tensors
 from squint.ensemble import Ensemble
 from squint.evaluation.batch_outcomes import digest
-from squint.export import load, save
+from squint.export import load
+from squint.export.packing import pack
 
 WEIGHTS = "weights"
 """Entry of a record's details with the digest of what was attacked; older records have none."""
@@ -19,10 +18,7 @@ WEIGHTS = "weights"
 
 def weights_digest(ens: Ensemble) -> str:
     """Return a hash of an ensemble's weights as they are packed: files in floats and packed ones share it."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "packed.safetensors"
-        save(ens, file, packed=True)
-        tensors, _ = read_tensors(file)
+    tensors, _ = pack(ens)
     parts = [part for name in sorted(tensors) for part in (name, tensors[name])]
     return digest(*parts)[:16]
 
